@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import (
+	"bufio"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounts gives where each file system of ZFS is mounted, in the order of mounting.
+func mounts() (map[string][]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out := map[string][]string{}
+	s := bufio.NewScanner(f)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		// "36 35 98:0 /root /at opts optional… - type source super"; see proc_pid_mountinfo(5).
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		b, a := strings.Fields(before), strings.Fields(after)
+		if ok && len(b) >= 5 && len(a) >= 2 && a[0] == "zfs" {
+			name := unescapeMount(a[1])
+			out[name] = append(out[name], unescapeMount(b[4]))
+		}
+	}
+	return out, s.Err()
+}
+
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
+
+func unescapeMount(s string) string { return mountEscapes.Replace(s) }
+
+func mount(name, at string, d *Dataset, readOnly bool) error {
+	var flags uintptr
+	for _, o := range []struct {
+		prop, value string
+		flag        uintptr
+	}{
+		{"atime", "off", unix.MS_NOATIME}, {"exec", "off", unix.MS_NOEXEC}, {"setuid", "off", unix.MS_NOSUID},
+		{"devices", "off", unix.MS_NODEV},
+	} {
+		if d.Value(o.prop) == o.value {
+			flags |= o.flag
+		}
+	}
+	if d.Value("atime") == "on" {
+		if d.Value("relatime") == "on" {
+			flags |= unix.MS_RELATIME
+		} else {
+			flags |= unix.MS_STRICTATIME
+		}
+	}
+	if readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	// zfsutil tells the module that the properties were minded; without it
+	// anything but a legacy mount point is refused. A legacy one refuses it.
+	data := "zfsutil"
+	if d.Value("mountpoint") == "legacy" {
+		data = ""
+	}
+	if d.Value("xattr") == "off" {
+		data = strings.TrimPrefix(data+",noxattr", ",")
+	} else {
+		data = strings.TrimPrefix(data+",xattr", ",")
+	}
+	return unix.Mount(name, at, "zfs", flags, data)
+}
+
+func unmount(at string, force bool) error {
+	flags := unix.UMOUNT_NOFOLLOW
+	if force {
+		flags |= unix.MNT_FORCE | unix.MNT_DETACH
+	}
+	return unix.Unmount(at, flags)
+}

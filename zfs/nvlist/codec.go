@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package nvlist
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"strings"
+)
+
+// Encoding is how a list is laid out in bytes (NV_ENCODE_*).
+type Encoding byte
+
+// The two encodings. The kernel reads both and answers in Native; a vdev label and a pool's cache file are in XDR.
+const (
+	Native Encoding = 0
+	XDR    Encoding = 1
+)
+
+const (
+	headerLen    = 4
+	littleEndian = 1
+	version      = 0
+
+	// maxDepth bounds nesting in both directions. The kernel stops at 20
+	// (nvpair_max_recursion), user space libraries at 100.
+	maxDepth = 100
+	maxSize  = math.MaxInt32
+)
+
+// What a list or its encoding can be at fault with; every error of this
+// package but that of an io.Writer wraps one of them.
+var (
+	ErrSyntax    = errors.New("malformed nvlist")
+	ErrTruncated = fmt.Errorf("truncated: %w", ErrSyntax)
+	ErrTrailing  = fmt.Errorf("bytes after the end: %w", ErrSyntax)
+	ErrDuplicate = fmt.Errorf("duplicate name: %w", ErrSyntax)
+	ErrDepth     = fmt.Errorf("nested too deep: %w", ErrSyntax)
+	ErrEncoding  = errors.New("unknown nvlist encoding")
+	ErrInvalid   = errors.New("value cannot be encoded")
+	ErrMissing   = errors.New("no such name")
+	ErrType      = errors.New("wrong type")
+)
+
+// Encode encodes the list. It fails with ErrInvalid on a NUL byte in a name or
+// string, a name of 32 KiB or more, an invalid Value, or a result beyond 2 GiB.
+func (l *List) Encode(enc Encoding) ([]byte, error) { return l.AppendEncode(nil, enc) }
+
+// AppendEncode encodes the list at the end of dst.
+func (l *List) AppendEncode(dst []byte, enc Encoding) ([]byte, error) {
+	start := len(dst)
+	dst, err := appendHeader(dst, enc, l)
+	if err != nil {
+		return nil, err
+	}
+	for i := range l.Len() {
+		if dst, err = appendPair(dst, enc, l.pairs[i], 1); err != nil {
+			return nil, err
+		}
+		if len(dst)-start > maxSize {
+			return nil, fmt.Errorf("nvlist: encode: beyond 2 GiB: %w", ErrInvalid)
+		}
+	}
+	return appendEnd(dst, enc), nil
+}
+
+func appendHeader(dst []byte, enc Encoding, l *List) ([]byte, error) {
+	if enc > XDR {
+		return nil, fmt.Errorf("nvlist: encode: encoding %d: %w", enc, ErrEncoding)
+	}
+	dst = append(dst, byte(enc), littleEndian, 0, 0)
+	if enc == XDR {
+		return xdrListHeader(dst, l), nil
+	}
+	return le32(le32(dst, version), l.flag()), nil
+}
+
+func appendPair(dst []byte, enc Encoding, p Pair, depth int) ([]byte, error) {
+	if enc == XDR {
+		return xdrPair(dst, p, depth)
+	}
+	return nativePair(dst, p, depth)
+}
+
+func appendEnd(dst []byte, enc Encoding) []byte {
+	if enc == XDR {
+		return append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
+	return append(dst, 0, 0, 0, 0)
+}
+
+func (l *List) flag() uint32 {
+	if l == nil || l.flags == 0 && !l.plain {
+		return UniqueName
+	}
+	return l.flags
+}
+
+func checkPair(p Pair) error {
+	if len(p.Name) >= math.MaxInt16 || strings.IndexByte(p.Name, 0) >= 0 {
+		return fmt.Errorf("nvlist: encode %.40q: name too long or with a NUL: %w", p.Name, ErrInvalid)
+	}
+	bad := p.Value.typ <= 0 || p.Value.typ > typeMax
+	switch r := p.Value.ref.(type) {
+	case nil:
+		bad = bad || strings.IndexByte(p.Value.str, 0) >= 0
+	case []string:
+		for _, s := range r {
+			bad = bad || strings.IndexByte(s, 0) >= 0
+		}
+	}
+	if bad {
+		return fmt.Errorf("nvlist: encode %q: no value, or a string with a NUL: %w", p.Name, ErrInvalid)
+	}
+	return nil
+}
+
+// decoder walks an encoded list. Strings are cut from s, a copy of the whole input.
+type decoder struct {
+	s   string
+	off int
+	end int
+	xdr bool
+}
+
+// Decode decodes a whole encoded list, in either encoding. Nothing may follow its end.
+func Decode(b []byte) (*List, error) {
+	l, n, err := DecodePrefix(b)
+	if err == nil && n != len(b) {
+		return nil, fmt.Errorf("nvlist: decode: %d of %d bytes used: %w", n, len(b), ErrTrailing)
+	}
+	return l, err
+}
+
+// DecodePrefix decodes an encoded list at the start of b and gives the number of bytes it took.
+func DecodePrefix(b []byte) (*List, int, error) {
+	d, l, err := newDecoder(b)
+	if err == nil {
+		err = d.pairs(l, 1)
+	}
+	if err != nil {
+		return nil, 0, d.wrap(err)
+	}
+	return l, d.off, nil
+}
+
+// Walk decodes the pairs of an encoded list one by one, so that a large list
+// never stands in memory as a whole. It does not look for duplicate names at
+// the top. An error ends the walk.
+func Walk(b []byte) iter.Seq2[Pair, error] {
+	return func(yield func(Pair, error) bool) {
+		d, _, err := newDecoder(b)
+		for err == nil {
+			var p Pair
+			var last bool
+			if p, last, err = d.pair(1); err != nil {
+				break
+			}
+			if last {
+				if d.off != d.end {
+					yield(Pair{}, d.wrap(ErrTrailing))
+				}
+				return
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+		yield(Pair{}, d.wrap(err))
+	}
+}
+
+func newDecoder(b []byte) (*decoder, *List, error) {
+	d := &decoder{}
+	if len(b) < headerLen {
+		return d, nil, ErrTruncated
+	}
+	switch {
+	case b[0] == byte(XDR) && b[1] <= littleEndian:
+		d.xdr = true
+	case b[0] == byte(Native) && b[1] == littleEndian:
+	default:
+		return d, nil, fmt.Errorf("header % x: %w", b[:headerLen], ErrEncoding)
+	}
+	if len(b) > maxSize {
+		return d, nil, fmt.Errorf("%d bytes: %w", len(b), ErrSyntax)
+	}
+	d.s, d.off, d.end = string(b), headerLen, len(b)
+	l := &List{}
+	if d.xdr {
+		return d, l, d.xdrListHeader(l)
+	}
+	v, err := d.u32()
+	if err != nil {
+		return d, l, err
+	}
+	flags, err := d.u32()
+	if err != nil {
+		return d, l, err
+	}
+	return d, l, l.setHeader(v, flags)
+}
+
+func (l *List) setHeader(v, flags uint32) error {
+	if v != version || flags > UniqueName|UniqueNameType {
+		return fmt.Errorf("list version %d flags %#x: %w", v, flags, ErrSyntax)
+	}
+	l.flags, l.plain = flags, flags == 0
+	return nil
+}
+
+func (d *decoder) wrap(err error) error {
+	return fmt.Errorf("nvlist: decode at byte %d: %w", d.off, err)
+}
+
+func (d *decoder) pairs(l *List, depth int) error {
+	if depth > maxDepth {
+		return ErrDepth
+	}
+	for {
+		p, last, err := d.pair(depth)
+		if err != nil || last {
+			return err
+		}
+		if !l.add(p) {
+			return fmt.Errorf("%q: %w", p.Name, ErrDuplicate)
+		}
+	}
+}
+
+func (d *decoder) pair(depth int) (Pair, bool, error) {
+	if d.xdr {
+		return d.xdrPair(depth)
+	}
+	return d.nativePair(depth)
+}
+
+// take gives the next n bytes.
+func (d *decoder) take(n int) (string, error) {
+	if n < 0 || n > d.end-d.off {
+		return "", ErrTruncated
+	}
+	s := d.s[d.off : d.off+n]
+	d.off += n
+	return s, nil
+}
+
+// Encoder writes a list pair by pair, for lists that need not stand in memory as a whole.
+type Encoder struct {
+	w     io.Writer
+	enc   Encoding
+	buf   []byte
+	err   error
+	begun bool
+}
+
+// NewEncoder makes an encoder that writes to w.
+func NewEncoder(w io.Writer, enc Encoding) *Encoder { return &Encoder{w: w, enc: enc} }
+
+// Add writes one pair. That names are unique is the caller's part.
+func (e *Encoder) Add(name string, v Value) error {
+	if e.begin() {
+		e.buf, e.err = appendPair(e.buf, e.enc, Pair{name, v}, 1)
+	}
+	e.flush()
+	return e.err
+}
+
+// Close writes the end of the list. It does not close the writer.
+func (e *Encoder) Close() error {
+	if e.begin() {
+		e.buf = appendEnd(e.buf, e.enc)
+	}
+	e.flush()
+	return e.err
+}
+
+func (e *Encoder) begin() bool {
+	if e.err == nil && !e.begun {
+		e.begun = true
+		e.buf, e.err = appendHeader(e.buf, e.enc, nil)
+	}
+	return e.err == nil
+}
+
+func (e *Encoder) flush() {
+	if e.err == nil {
+		_, e.err = e.w.Write(e.buf)
+		e.buf = e.buf[:0]
+	}
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+// Package nvlist encodes and decodes name-value lists, the language in which
+// ZFS speaks to user space: typed, ordered, nested, in a native
+// (little-endian) and an XDR encoding. See OpenZFS include/sys/nvpair.h and
+// nvlist_alloc(3).
+//
+// What is read is not trusted: every length, count, depth, terminator and
+// duplicate is checked before memory is allocated for it, and the result takes
+// a small multiple of the input. Strings of a decoded list share one copy of
+// the input; clone a string that should outlive its list.
+//
+// The package knows nothing of ioctls or of ZFS names. It imports the standard
+// library only, and anything may import it.
+package nvlist

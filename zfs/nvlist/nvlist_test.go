@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package nvlist
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// everyType is a list with one pair of each type.
+func everyType() *List {
+	inner := New(P("u", uint64(7)), P("s", "x"))
+	return New(
+		P("flag", Flag{}), P("byte", Byte(200)), P("i16", int16(-2)), P("u16", uint16(65535)),
+		P("i32", int32(-3)), P("u32", uint32(math.MaxUint32)), P("i64", int64(-4)), P("u64", uint64(math.MaxUint64)),
+		P("string", "tank/a@b"), P("bytes", []byte{1, 2, 3}), P("i16s", []int16{-1, 2}), P("u16s", []uint16{1, 65535}),
+		P("i32s", []int32{-1}), P("u32s", []uint32{1, 2, 3}), P("i64s", []int64{-1}), P("u64s", []uint64{1, 1 << 63}),
+		P("strings", []string{"", "a", "bcd"}), P("hrtime", time.Duration(-5)), P("list", inner),
+		P("lists", []*List{inner, New(), New(P("deep", inner))}), P("bool", true), P("i8", int8(-6)), P("u8", uint8(250)),
+		P("bools", []bool{true, false, true}), P("i8s", []int8{-1, 0, 127}), P("u8s", Uint8s{0, 128, 255}),
+		P("double", math.Pi), P("empty", ""), P("none", []uint64{}), P("", uint32(1)),
+	)
+}
+
+// The golden bytes are worked out by hand from the layout in sys/nvpair.h.
+var golden = []struct {
+	name string
+	enc  Encoding
+	list *List
+	hex  string
+}{
+	{"native empty", Native, New(), "00010000" + "00000000" + "01000000" + "00000000"},
+	{"native uint64", Native, New(P("guid", uint64(0x1122334455667788))), "00010000 00000000 01000000" +
+		"20000000 0500 0000 01000000 08000000 6775696400000000 8877665544332211" + "00000000"},
+	{"native nested and string", Native, New(P("a", New(P("b", "c")))), "00010000 00000000 01000000" +
+		"30000000 0200 0000 01000000 13000000 6100000000000000 00000000 01000000 0000000000000000 0000000000000000" +
+		"20000000 0200 0000 01000000 09000000 6200000000000000 6300000000000000 00000000" + "00000000"},
+	{"native string array", Native, New(P("s", []string{"x", "yz"})), "00010000 00000000 01000000" +
+		"30000000 0200 0000 02000000 11000000 7300000000000000 0000000000000000 0000000000000000 7800797a00000000" + "00000000"},
+	{"native list array", Native, New(P("c", []*List{New(), New(P("f", Flag{}))})), "00010000 00000000 01000000" +
+		"58000000 0200 0000 02000000 14000000 6300000000000000" + strings.Repeat("00", 16) +
+		strings.Repeat("00000000 01000000"+strings.Repeat("00", 16), 2) +
+		"00000000" + "18000000 0200 0000 00000000 01000000 6600000000000000 00000000" + "00000000"},
+	{"xdr", XDR, New(P("version", uint64(5000)), P("name", "tank")), "01010000 00000000 00000001" +
+		"00000024 00000020 00000007 76657273696f6e00 00000008 00000001 0000000000001388" +
+		"00000020 00000020 00000004 6e616d65 00000009 00000001 00000004 74616e6b" + "0000000000000000"},
+	{"xdr nested", XDR, New(P("a", New())), "01010000 00000000 00000001" +
+		"00000028 00000030 00000001 61000000 00000013 00000001 00000000 00000001 0000000000000000" + "0000000000000000"},
+}
+
+func TestGolden(t *testing.T) {
+	for _, g := range golden {
+		t.Run(g.name, func(t *testing.T) {
+			want, err := hex.DecodeString(strings.ReplaceAll(g.hex, " ", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := g.list.Encode(g.enc)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("encode: %v\n got %x\nwant %x", err, got, want)
+			}
+			l, err := Decode(want)
+			if err != nil || !l.Equal(g.list) {
+				t.Errorf("decode: %v %v, want %v", l, err, g.list)
+			}
+		})
+	}
+}
+
+func TestEveryType(t *testing.T) {
+	l := everyType()
+	for typ := TypeFlag; typ <= typeMax; typ++ {
+		found := false
+		for _, v := range l.All() {
+			found = found || v.Type() == typ
+		}
+		if !found {
+			t.Errorf("no %v in the test list", typ)
+		}
+	}
+	for _, enc := range []Encoding{Native, XDR} {
+		b, err := l.Encode(enc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decode(b)
+		if err != nil || !got.Equal(l) {
+			t.Errorf("encoding %d: %v\n got %v\nwant %v", enc, err, got, l)
+		}
+		again, err := got.Encode(enc)
+		if err != nil || !bytes.Equal(again, b) {
+			t.Errorf("encoding %d is not stable: %v", enc, err)
+		}
+	}
+}
+
+func genValue(depth int) *rapid.Generator[Value] {
+	str := rapid.StringMatching(`[a-z0-9/@:#äß]{0,20}`)
+	return rapid.Custom(func(t *rapid.T) Value {
+		top := int(typeMax)
+		typ := Type(rapid.IntRange(1, top).Draw(t, "type"))
+		if depth == 0 && (typ == TypeList || typ == TypeLists) {
+			typ = TypeUint64
+		}
+		switch typ {
+		case TypeFlag:
+			return Of(Flag{})
+		case TypeByte:
+			return Of(Byte(rapid.Byte().Draw(t, "v")))
+		case TypeInt16:
+			return Of(rapid.Int16().Draw(t, "v"))
+		case TypeUint16:
+			return Of(rapid.Uint16().Draw(t, "v"))
+		case TypeInt32:
+			return Of(rapid.Int32().Draw(t, "v"))
+		case TypeUint32:
+			return Of(rapid.Uint32().Draw(t, "v"))
+		case TypeInt64:
+			return Of(rapid.Int64().Draw(t, "v"))
+		case TypeUint64:
+			return Of(rapid.Uint64().Draw(t, "v"))
+		case TypeString:
+			return Of(str.Draw(t, "v"))
+		case TypeBytes:
+			return Of(rapid.SliceOf(rapid.Byte()).Draw(t, "v"))
+		case TypeInt16s:
+			return Of(rapid.SliceOf(rapid.Int16()).Draw(t, "v"))
+		case TypeUint16s:
+			return Of(rapid.SliceOf(rapid.Uint16()).Draw(t, "v"))
+		case TypeInt32s:
+			return Of(rapid.SliceOf(rapid.Int32()).Draw(t, "v"))
+		case TypeUint32s:
+			return Of(rapid.SliceOf(rapid.Uint32()).Draw(t, "v"))
+		case TypeInt64s:
+			return Of(rapid.SliceOf(rapid.Int64()).Draw(t, "v"))
+		case TypeUint64s:
+			return Of(rapid.SliceOf(rapid.Uint64()).Draw(t, "v"))
+		case TypeStrings:
+			return Of(rapid.SliceOf(str).Draw(t, "v"))
+		case TypeDuration:
+			return Of(time.Duration(rapid.Int64().Draw(t, "v")))
+		case TypeList:
+			return Of(genList(depth-1).Draw(t, "v"))
+		case TypeLists:
+			return Of(rapid.SliceOfN(genList(depth-1), 0, 4).Draw(t, "v"))
+		case TypeBool:
+			return Of(rapid.Bool().Draw(t, "v"))
+		case TypeInt8:
+			return Of(rapid.Int8().Draw(t, "v"))
+		case TypeUint8:
+			return Of(rapid.Uint8().Draw(t, "v"))
+		case TypeBools:
+			return Of(rapid.SliceOf(rapid.Bool()).Draw(t, "v"))
+		case TypeInt8s:
+			return Of(rapid.SliceOf(rapid.Int8()).Draw(t, "v"))
+		case TypeUint8s:
+			return Of(Uint8s(rapid.SliceOf(rapid.Uint8()).Draw(t, "v")))
+		default:
+			return Of(rapid.Float64().Draw(t, "v"))
+		}
+	})
+}
+
+func genList(depth int) *rapid.Generator[*List] {
+	return rapid.Custom(func(t *rapid.T) *List {
+		l := New()
+		for i := range rapid.IntRange(0, 40/(4-depth)).Draw(t, "pairs") {
+			name := rapid.StringMatching(`[a-z_.:]{0,12}`).Draw(t, "name")
+			l.Set(fmt.Sprintf("%s%d", name, i), genValue(depth).Draw(t, "value"))
+		}
+		return l
+	})
+}
+
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := genList(3).Draw(t, "list")
+		for _, enc := range []Encoding{Native, XDR} {
+			b, err := l.Encode(enc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Decode(b)
+			if err != nil || !got.Equal(l) {
+				t.Fatalf("encoding %d: %v\n got %v\nwant %v", enc, err, got, l)
+			}
+			if _, err = Decode(append(b, 0)); !errors.Is(err, ErrTrailing) {
+				t.Fatalf("trailing byte: %v", err)
+			}
+			cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")
+			if _, err = Decode(b[:cut]); err == nil {
+				t.Fatalf("cut at %d of %d was accepted", cut, len(b))
+			}
+			var stream bytes.Buffer
+			e := NewEncoder(&stream, enc)
+			walked := New()
+			for p, err := range Walk(b) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				walked.Set(p.Name, p.Value)
+				if err := e.Add(p.Name, p.Value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := e.Close(); err != nil || !bytes.Equal(stream.Bytes(), b) || !walked.Equal(l) {
+				t.Fatalf("walk and encoder differ: %v", err)
+			}
+		}
+	})
+}
+
+func TestCutAnywhere(t *testing.T) {
+	for _, enc := range []Encoding{Native, XDR} {
+		b, err := everyType().Encode(enc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range b {
+			if _, err := Decode(b[:i]); err == nil {
+				t.Errorf("encoding %d: cut at %d of %d was accepted", enc, i, len(b))
+			}
+		}
+	}
+}
+
+func mutate(t *testing.T, g int, change func([]byte) []byte) error {
+	t.Helper()
+	b, err := golden[g].list.Encode(golden[g].enc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Decode(change(b))
+	return err
+}
+
+func TestStrict(t *testing.T) {
+	put := func(off int, v byte) func([]byte) []byte {
+		return func(b []byte) []byte { b[off] = v; return b }
+	}
+	const pair = 12 // the first pair starts behind the two headers
+	for _, tc := range []struct {
+		what   string
+		golden int
+		change func([]byte) []byte
+		want   error
+	}{
+		{"encoding", 1, put(0, 2), ErrEncoding},
+		{"big-endian native", 1, put(1, 0), ErrEncoding},
+		{"version", 1, put(4, 1), ErrSyntax},
+		{"flags", 1, put(8, 9), ErrSyntax},
+		{"pair size not a multiple of 8", 1, put(pair, 0x21), ErrSyntax},
+		{"pair size too small", 1, put(pair, 8), ErrSyntax},
+		{"pair size too large", 1, put(pair+3, 0x7f), ErrTruncated},
+		{"pair size negative", 1, put(pair+3, 0xff), ErrSyntax},
+		{"name size zero", 1, put(pair+4, 0), ErrSyntax},
+		{"name size short", 1, put(pair+4, 4), ErrSyntax},
+		{"name size long", 1, put(pair+4, 6), ErrSyntax},
+		{"name size negative", 1, put(pair+5, 0x80), ErrSyntax},
+		{"reserved", 1, put(pair+6, 1), ErrSyntax},
+		{"two of a scalar", 1, put(pair+8, 2), ErrSyntax},
+		{"none of a scalar", 1, put(pair+8, 0), ErrSyntax},
+		{"type 0", 1, put(pair+12, 0), ErrSyntax},
+		{"type 28", 1, put(pair+12, 28), ErrSyntax},
+		{"type wider than its value", 1, put(pair+12, byte(TypeStrings)), ErrSyntax},
+		{"array count beyond the pair", 3, put(pair+8, 200), ErrSyntax},
+		{"string array without NUL", 3, func(b []byte) []byte {
+			copy(b[pair+40:], "xxxxxxxx")
+			return b
+		}, ErrSyntax},
+		{"nested version", 2, put(pair+24, 1), ErrSyntax},
+		{"nested flags", 2, put(pair+28, 7), ErrSyntax},
+		{"xdr pair too small", 5, put(pair+3, 4), ErrTruncated},
+		{"xdr pair too large", 5, put(pair+1, 4), ErrTruncated},
+		{"xdr native size too small", 5, put(pair+7, 0x18), ErrSyntax},
+		{"xdr native size zero", 5, put(pair+7, 0), ErrSyntax},
+		{"xdr type", 5, put(pair+23, 99), ErrSyntax},
+		{"xdr count", 5, put(pair+27, 2), ErrSyntax},
+		{"xdr name with NUL", 5, put(pair+12, 0), ErrSyntax},
+		{"xdr name beyond the end", 5, put(pair+8, 0x7f), ErrSyntax},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			if err := mutate(t, tc.golden, tc.change); !errors.Is(err, tc.want) || !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestDuplicate(t *testing.T) {
+	for _, enc := range []Encoding{Native, XDR} {
+		for _, n := range []int{2, 100} {
+			var b bytes.Buffer
+			e := NewEncoder(&b, enc)
+			for i := range n {
+				if err := e.Add(fmt.Sprint(i%(n-1)), Of(Flag{})); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Decode(b.Bytes()); !errors.Is(err, ErrDuplicate) {
+				t.Errorf("encoding %d, %d pairs: %v", enc, n, err)
+			}
+		}
+	}
+}
+
+func TestBooleanValue(t *testing.T) {
+	for _, enc := range []Encoding{Native, XDR} {
+		for _, l := range []*List{New(P("b", true)), New(P("b", []bool{false, true}))} {
+			b, err := l.Encode(enc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := len(b) - 20; i < len(b)-4; i++ {
+				if b[i] != 1 {
+					continue
+				}
+				c := slices.Clone(b)
+				c[i] = 2
+				if _, err := Decode(c); !errors.Is(err, ErrSyntax) {
+					t.Errorf("encoding %d: 2 at %d: %v", enc, i, err)
+				}
+			}
+		}
+	}
+}
+
+func TestDepth(t *testing.T) {
+	l := New()
+	for range maxDepth - 1 {
+		l = New(P("l", l))
+	}
+	for _, enc := range []Encoding{Native, XDR} {
+		b, err := l.Encode(enc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Decode(b); err != nil || !got.Equal(l) {
+			t.Errorf("depth %d: %v", maxDepth, err)
+		}
+		if _, err = New(P("l", l)).Encode(enc); !errors.Is(err, ErrDepth) {
+			t.Errorf("encode beyond depth: %v", err)
+		}
+		// One level more, made by hand: the header, one pair, the body without its header, an end.
+		outer, err := New(P("l", New())).Encode(enc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if enc == Native {
+			end := len(outer) - 8
+			deep := slices.Concat(outer[:end], b[12:], []byte{0, 0, 0, 0})
+			if _, err := Decode(deep); !errors.Is(err, ErrDepth) {
+				t.Errorf("decode beyond depth: %v", err)
+			}
+		}
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	for _, p := range []Pair{
+		P("a\x00b", uint32(1)), P("a", "b\x00c"), P("a", []string{"ok", "b\x00"}), {Name: "a"},
+		P(strings.Repeat("n", math.MaxInt16), uint32(1)),
+	} {
+		for _, enc := range []Encoding{Native, XDR} {
+			if _, err := New(p).Encode(enc); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%.20q: %v", p.Name, err)
+			}
+			if _, err := New(P("l", New(p))).Encode(enc); !errors.Is(err, ErrInvalid) {
+				t.Errorf("nested %.20q: %v", p.Name, err)
+			}
+		}
+	}
+	if _, err := New().Encode(2); !errors.Is(err, ErrEncoding) {
+		t.Errorf("encoding 2: %v", err)
+	}
+}
+
+func TestAccess(t *testing.T) {
+	l := New(P("n", int32(-1)), P("u", uint16(5)), P("s", "x"))
+	if v, err := Lookup[string](l, "s"); v != "x" || err != nil {
+		t.Error(v, err)
+	}
+	if _, err := Lookup[string](l, "u"); !errors.Is(err, ErrType) {
+		t.Error(err)
+	}
+	if _, err := Lookup[string](l, "z"); !errors.Is(err, ErrMissing) {
+		t.Error(err)
+	}
+	if u, ok := l.Uint("u"); !ok || u != 5 {
+		t.Error(u, ok)
+	}
+	if _, ok := l.Uint("n"); ok {
+		t.Error("negative taken as unsigned")
+	}
+	if v, _ := l.Value("n"); func() int64 { i, _ := v.Int(); return i }() != -1 {
+		t.Error(v)
+	}
+	if !l.Delete("u") || l.Delete("u") || l.Len() != 2 {
+		t.Error("delete", l)
+	}
+	var none *List
+	if none.Len() != 0 || none.Has("x") || none.List("x").Str("y") != "" || !none.Equal(New()) {
+		t.Error("nil list")
+	}
+	big := New()
+	for i := range 1000 {
+		Set(big, fmt.Sprint(i), uint32(i))
+	}
+	big.Delete("500")
+	for i := range 1000 {
+		if u, ok := Get[uint32](big, fmt.Sprint(i)); ok != (i != 500) || ok && u != uint32(i) {
+			t.Fatalf("%d: %d %v", i, u, ok)
+		}
+	}
+	if s := everyType().String(); !strings.Contains(s, `"lists": [{`) || !strings.Contains(s, `"flag", `) {
+		t.Error(s)
+	}
+}
+
+// allocated is the number of bytes that f allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// The worst that an input of a given size can make the decoder allocate, growth of slices and maps included.
+func TestMemoryBound(t *testing.T) {
+	const n = 20000
+	flags, empties := New(), make([]*List, n)
+	for i := range n {
+		Set(flags, fmt.Sprint(i), Flag{})
+		empties[i] = New()
+	}
+	for name, l := range map[string]*List{
+		"flags": flags, "lists": New(P("l", empties)), "strings": New(P("s", make([]string, n))),
+		"bytes": New(P("b", make([]byte, 8*n))), "bools": New(P("b", make([]bool, n))),
+	} {
+		for _, enc := range []Encoding{Native, XDR} {
+			b, err := l.Encode(enc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := allocated(func() { _, err = Decode(b) })
+			if err != nil || got > uint64(24*len(b)) {
+				t.Errorf("%s, encoding %d: %d bytes for an input of %d: %v", name, enc, got, len(b), err)
+			}
+		}
+	}
+	// A claim of many elements without the bytes for them allocates nothing to speak of.
+	for _, enc := range []Encoding{Native, XDR} {
+		b, _ := New(P("l", []*List{New()}), P("s", []string{"x"})).Encode(enc)
+		for i := 12; i < len(b); i++ {
+			c := slices.Clone(b)
+			c[i] = 0x7f
+			if got := allocated(func() { _, _ = Decode(c) }); got > 64<<10 {
+				t.Errorf("encoding %d, 7f at %d: %d bytes", enc, i, got)
+			}
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, g := range golden {
+		b, err := g.list.Encode(g.enc)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	for _, enc := range []Encoding{Native, XDR} {
+		b, err := everyType().Encode(enc)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l, n, err := DecodePrefix(b)
+		if err != nil {
+			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) {
+				t.Fatalf("unclassified error: %v", err)
+			}
+			return
+		}
+		if n > len(b) {
+			t.Fatalf("%d of %d bytes", n, len(b))
+		}
+		_ = l.String()
+		for _, enc := range []Encoding{Native, XDR} {
+			out, err := l.Encode(enc)
+			if err != nil {
+				t.Fatalf("decoded, but cannot be encoded: %v", err)
+			}
+			again, err := Decode(out)
+			if err != nil || !again.Equal(l) {
+				t.Fatalf("encoding %d: %v\n got %v\nwant %v", enc, err, again, l)
+			}
+		}
+	})
+}
+
+// properties is a list of the shape that most replies have.
+func properties(n int) *List {
+	l := New()
+	for i := range n {
+		Set(l, fmt.Sprintf("property%d", i), New(P("value", uint64(i)<<20), P("source", "tank/some/dataset")))
+	}
+	return l
+}
+
+func BenchmarkEncode(b *testing.B) {
+	for _, enc := range []Encoding{Native, XDR} {
+		b.Run([]string{"native", "xdr"}[enc], func(b *testing.B) {
+			l := properties(60)
+			var buf []byte
+			var err error
+			b.ReportAllocs()
+			for b.Loop() {
+				if buf, err = l.AppendEncode(buf[:0], enc); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.SetBytes(int64(len(buf)))
+		})
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for _, enc := range []Encoding{Native, XDR} {
+		b.Run([]string{"native", "xdr"}[enc], func(b *testing.B) {
+			buf, err := properties(60).Encode(enc)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(len(buf)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Decode(buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

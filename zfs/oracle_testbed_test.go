@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed
+
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// The tests of the real kernel: everything here runs as root in a disposable
+// host that has the module and, as oracles, the zfs and zpool commands.
+
+func open(t testing.TB) *Handle {
+	t.Helper()
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// tool runs zfs or zpool and gives what it prints.
+func tool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := toolErr(name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func toolErr(name string, args ...string) (string, error) {
+	c := exec.Command(name, args...)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSuffix(stdout.String(), "\n"), nil
+}
+
+func lines(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, "\n")
+}
+
+// files makes sparse files for devices.
+func files(t testing.TB, n int, size int64) []string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "zfstest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	var out []string
+	for i := range n {
+		p := filepath.Join(dir, fmt.Sprintf("vdev%d", i))
+		if err := os.WriteFile(p, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(p, size); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+var poolCount atomic.Int32
+
+// testPool makes a pool of one file by our own means and destroys it after the test.
+func testPool(t testing.TB, h *Handle, size int64, change ...func(*PoolSpec)) string {
+	t.Helper()
+	name := fmt.Sprintf("t%dx%d", os.Getpid(), poolCount.Add(1)) // a run that was killed may have left some
+	s := PoolSpec{Name: name, RootProps: Props{"mountpoint": "/var/tmp/mnt-" + name}, Props: Props{"cachefile": "none"}}
+	for _, c := range change {
+		c(&s)
+	}
+	if len(s.Data) == 0 {
+		s.Data = []VdevSpec{Disk(files(t, 1, size)[0])}
+	}
+	if err := h.CreatePool(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { destroyTestPool(t, h, name) })
+	return name
+}
+
+func destroyTestPool(t testing.TB, h *Handle, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for i := 0; ; i++ {
+		err := h.DestroyPool(ctx, name)
+		if err == nil || isKind(err, ErrNotFound) {
+			break
+		}
+		if i == 50 {
+			t.Errorf("destroying %s: %v", name, err)
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // zvols are let go a little later
+	}
+	_ = os.RemoveAll("/var/tmp/mnt-" + name)
+}
+
+// poolProps whose values move between two looks.
+var unsteady = map[string]bool{"free": true, "allocated": true, "freeing": true, "fragmentation": true, "capacity": true, "load_guid": true,
+	"used": true, "available": true, "usable": true, "last_scrubbed_txg": true}
+
+func comparePool(t *testing.T, h *Handle, name string) {
+	t.Helper()
+	ctx := t.Context()
+	if err := h.Sync(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	ours, err := h.PoolProperties(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := h.Pool(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared := 0
+	for _, l := range lines(tool(t, "zpool", "get", "-Hp", "-o", "property,value,source", "all", name)) {
+		f := strings.Split(l, "\t")
+		if len(f) != 3 {
+			t.Fatalf("zpool get: %q", l)
+		}
+		if feature, ok := strings.CutPrefix(f[0], "feature@"); ok {
+			if feature == "zpool_checkpoint" { // its end is later than the discarding
+				continue
+			}
+			active, enabled := p.Features[feature]
+			want := map[string]bool{"active": enabled && active, "enabled": enabled && !active, "disabled": !enabled}
+			if !want[f[1]] {
+				t.Errorf("%s is %s, ours: enabled %v active %v", f[0], f[1], enabled, active)
+			}
+			compared++
+			continue
+		}
+		o, ok := ours[f[0]]
+		if !ok || unsteady[f[0]] {
+			continue
+		}
+		compared++
+		if o.Value != f[1] && !(o.Value == "" && f[1] == "-") {
+			t.Errorf("%s of %s: ours %q, zpool %q", f[0], name, o.Value, f[1])
+		}
+	}
+	if compared < 30 {
+		t.Errorf("only %d properties compared", compared)
+	}
+	if got := tool(t, "zpool", "list", "-H", "-o", "health", name); got != p.Health {
+		t.Errorf("health %s, zpool %s", p.Health, got)
+	}
+	compareVdevs(t, p)
+}
+
+// compareVdevs holds the tree against zpool status: name, state and error counters of every device, in order.
+func compareVdevs(t *testing.T, p *Pool) {
+	t.Helper()
+	var want, got []string
+	section := ""
+	for _, l := range lines(tool(t, "zpool", "status", "-pP", p.Name)) {
+		if !strings.HasPrefix(l, "\t") {
+			continue
+		}
+		f := strings.Fields(l)
+		switch {
+		case len(f) == 0:
+		case f[0] == "NAME":
+			want = nil // what came before was prose
+		case len(f) == 1:
+			section = f[0]
+		case len(f) >= 5:
+			want = append(want, fmt.Sprint(f[:5]))
+		case len(f) == 2 && section == "spares":
+			want = append(want, fmt.Sprint(f))
+		}
+	}
+	line := func(name string, v *Vdev) {
+		got = append(got, fmt.Sprint([]string{name, v.health(), fmt.Sprint(v.ReadErrors), fmt.Sprint(v.WriteErrors), fmt.Sprint(v.ChecksumErrors)}))
+	}
+	line(p.Name, p.Root)
+	for _, class := range []string{"", "dedup", "special", "log"} {
+		for _, top := range p.Root.Children {
+			if top.Class != class || top.Type == "hole" || top.Type == "indirect" {
+				continue
+			}
+			for v := range top.All() {
+				line(v.Name(), v)
+			}
+		}
+	}
+	for _, v := range p.Cache {
+		line(v.Name(), v)
+	}
+	for _, v := range p.Spares {
+		if v.State == VdevOnline {
+			got = append(got, fmt.Sprint([]string{v.Name(), "AVAIL"}))
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("devices of %s:\nours  %s\nzpool %s", p.Name, strings.Join(got, "\n      "), strings.Join(want, "\n      "))
+	}
+}
+
+// compareDatasets holds all that we tell of a pool's datasets against zfs list and zfs get.
+func compareDatasets(t *testing.T, h *Handle, root string) {
+	t.Helper()
+	ctx := t.Context()
+	if err := h.Sync(ctx, pool(root)); err != nil {
+		t.Fatal(err)
+	}
+	ours := map[string]*Dataset{}
+	for d, err := range h.Descend(ctx, root, Filesystems, Volumes, Snapshots, With()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours[d.Name] = d
+	}
+	seen := 0
+	for _, l := range lines(tool(t, "zfs", "list", "-Hp", "-t", "filesystem,volume,snapshot", "-r", "-o", "name,type,guid,createtxg,origin", root)) {
+		f := strings.Split(l, "\t")
+		d := ours[f[0]]
+		if d == nil {
+			t.Errorf("zfs list has %s, we do not", f[0])
+			continue
+		}
+		seen++
+		if got := fmt.Sprintf("%s\t%s\t%d\t%d\t%s", d.Name, d.Kind, d.GUID, d.CreateTxg, map[bool]string{true: "-", false: d.Origin}[d.Origin == ""]); got != l {
+			t.Errorf("ours %s, zfs list %s", got, l)
+		}
+	}
+	if seen != len(ours) {
+		t.Errorf("we list %d, zfs %d", len(ours), seen)
+	}
+	compared := 0
+	for _, l := range lines(tool(t, "zfs", "get", "-Hp", "-r", "-t", "filesystem,volume,snapshot", "-o", "name,property,value,source", "all", root)) {
+		f := strings.Split(l, "\t")
+		d := ours[f[0]]
+		if d == nil || len(f) != 4 {
+			continue
+		}
+		compared++
+		compareProperty(t, d, f[1], f[2], f[3])
+	}
+	if compared < 20*len(ours) {
+		t.Errorf("only %d properties compared", compared)
+	}
+}
+
+// What the command computes by itself, or reads through a second request.
+var elsewhere = map[string]bool{"mounted": true, "clones": true, "redact_snaps": true, "version": true, "utf8only": true, "normalization": true,
+	"casesensitivity": true, "name": true}
+
+func compareProperty(t *testing.T, d *Dataset, name, value, source string) {
+	t.Helper()
+	if elsewhere[name] {
+		return
+	}
+	if value == "18446744073709551615" { // 2.1 shows no limit so
+		value = "none"
+	}
+	p, ok := d.Property(name)
+	if !ok {
+		if value != "-" && value != "" && value != "none" {
+			t.Errorf("%s of %s: ours none, zfs %q (%s)", name, d.Name, value, source)
+		}
+		return
+	}
+	src := p.Source.String()
+	if p.Source == SourceInherited {
+		src = "inherited from " + p.From
+	}
+	if p.Value != value || src != source && source != "temporary" {
+		t.Errorf("%s of %s: ours %q (%s), zfs %q (%s)", name, d.Name, p.Value, src, value, source)
+	}
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import "io"
+
+const pumpSize = 1 << 20
+
+// pump copies r to w to its end, through the kernel where both are pipes.
+func pump(w io.Writer, r io.Reader, progress func(uint64)) error {
+	if progress == nil {
+		progress = func(uint64) {}
+	}
+	if done, err := spliceAll(w, r, progress); done || err != nil {
+		return err
+	}
+	buf := make([]byte, pumpSize)
+	total := uint64(0)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
+			total += uint64(n)
+			progress(total)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/skepvm/skep/zfs/internal/zcmd"
+	"github.com/skepvm/skep/zfs/nvlist"
+)
+
+// ReceiveOptions are how a stream is received.
+type ReceiveOptions struct {
+	Props     Props  // set on the dataset in place of what the stream brings
+	Origin    string // the snapshot that a full stream is taken to be a clone of
+	Force     bool   // roll back changes since the last snapshot
+	Resumable bool   // keep what came if the stream is cut, for a token to go on from
+	Key       Key    // makes a new dataset an encryption root
+	Progress  func(bytes uint64)
+}
+
+// Received tells what a receive did.
+type Received struct {
+	Begin Begin
+	Bytes uint64
+}
+
+// Receive makes a snapshot, "DATASET@NAME", of a stream: of a new dataset for a
+// full stream, of an existing one for an incremental one. For "DATASET" alone
+// the snapshot's name is the stream's. It reads one stream from r, to its END
+// record and no further. When the stream is cut or the context ends, what came
+// is undone, or kept with Resumable: see the receive_resume_token property. An r
+// that can block for good should have a SetReadDeadline, as files and
+// connections do, or be closed by the caller.
+func (h *Handle) Receive(ctx context.Context, r io.Reader, target string, o ReceiveOptions) (*Received, error) {
+	return h.receive(ctx, r, target, o, feed)
+}
+
+// feeder moves the rest of a stream, whose first record is there, to the kernel.
+type feeder func(w io.Writer, r io.Reader, first Record, progress func(uint64)) error
+
+func (h *Handle) receive(ctx context.Context, r io.Reader, target string, o ReceiveOptions, move feeder) (*Received, error) {
+	const op = "receive"
+	var head header
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading its first record", Err: err}
+	}
+	first, err := head.parse()
+	if err == nil && first.Begin == nil {
+		err = streamError("it begins with %v", first.Type)
+	}
+	if err == nil && first.Begin.Compound {
+		err = streamError("a stream of several snapshots (zfs send -R or -I)")
+	}
+	if err != nil {
+		return nil, &Error{Op: op, Name: target, Err: err}
+	}
+	if !strings.Contains(target, "@") {
+		_, snap, _ := cutSnapshot(first.Begin.Name)
+		target += "@" + snap
+	}
+	in, where, err := h.receiveRequest(ctx, op, target, head[:], o)
+	if err != nil {
+		return nil, err
+	}
+	kernel, w, err := bigPipe()
+	if err != nil {
+		return nil, &Error{Op: op, Name: target, Err: err}
+	}
+	nvlist.Set(in, "input_fd", int32(kernel.Fd()))
+	fed := make(chan error, 1)
+	var sent uint64
+	go func() {
+		err := move(w, r, first, func(n uint64) {
+			sent = n
+			if o.Progress != nil {
+				o.Progress(n)
+			}
+		})
+		_ = w.Close() // the kernel sees the end
+		fed <- err
+	}()
+	// Closing the writer is what a stream that is cut looks like to the kernel.
+	// A reader that blocks would keep the feeder, so its deadline ends it.
+	dl, _ := r.(interface{ SetReadDeadline(t time.Time) error })
+	interrupt := func() {
+		_ = w.Close()
+		if dl != nil {
+			_ = dl.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+	stop := context.AfterFunc(ctx, interrupt)
+	out, err := h.call(context.WithoutCancel(ctx), op, zcmd.RecvNew, where, in)
+	_ = kernel.Close()
+	if err != nil {
+		interrupt()
+	}
+	ferr := <-fed
+	if (!stop() || err != nil) && dl != nil {
+		_ = dl.SetReadDeadline(time.Time{})
+	}
+	return h.received(ctx, op, target, first, sent, out, err, ferr)
+}
+
+func (h *Handle) received(ctx context.Context, op, target string, first Record, sent uint64, out *nvlist.List, err, ferr error) (*Received, error) {
+	if cerr := canceled(ctx, op, target); cerr != nil && err != nil {
+		return nil, cerr
+	}
+	if ferr != nil && !errors.Is(ferr, os.ErrClosed) && !errors.Is(ferr, syscall.EPIPE) && !(err != nil && errors.Is(ferr, os.ErrDeadlineExceeded)) {
+		return nil, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading the stream", Err: ferr}
+	}
+	if err != nil {
+		return nil, explainReceive(err, first)
+	}
+	for prop, v := range out.List("errors").All() {
+		if n, ok := v.Int(); ok && n > 0 && prop != "N_MORE_ERRORS" {
+			err = errors.Join(err, hint(fail(op+": set", zcmd.SetProp, target, syscall.Errno(n)), ErrProperty, prop))
+		}
+	}
+	return &Received{Begin: *first.Begin, Bytes: sent + recordSize}, err
+}
+
+func explainReceive(err error, first Record) error {
+	switch {
+	case isKind(err, ErrNotInSync):
+		return hint(err, nil, "its last snapshot is not what the stream follows from, or it was changed since")
+	case isKind(err, ErrNotFound) && first.Begin.FromGUID != 0:
+		return hint(err, nil, "an incremental stream needs the dataset that it follows from")
+	case isKind(err, ErrInvalid):
+		return hint(err, ErrStream, "")
+	}
+	return err
+}
+
+func (h *Handle) receiveRequest(ctx context.Context, op, target string, begin []byte, o ReceiveOptions) (*nvlist.List, string, error) {
+	if err := checkName(op, target, '@'); err != nil {
+		return nil, "", err
+	}
+	fs, _, _ := cutSnapshot(target)
+	where := fs
+	there, err := h.Exists(ctx, fs)
+	if err != nil {
+		return nil, "", err
+	}
+	if !there {
+		i := strings.LastIndexByte(fs, '/')
+		if i < 0 {
+			return nil, "", &Error{Op: op, Name: target, Kind: ErrNotFound, Hint: "no such pool"}
+		}
+		where = fs[:i]
+	}
+	in := nvlist.New(nvlist.P("snapname", target), nvlist.P("begin_record", append([]byte(nil), begin...)))
+	props, err := encodeProps(op, target, 0, o.Props, true)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := o.Key.apply(op, target, props, in); err != nil {
+		return nil, "", err
+	}
+	if len(o.Key) > 0 && !props.Has("encryption") {
+		nvlist.Set(props, "encryption", uint64(1))
+	}
+	if props.Len() > 0 {
+		nvlist.Set(in, "localprops", props)
+	}
+	if o.Origin != "" {
+		if err := checkName(op, o.Origin, '@'); err != nil {
+			return nil, "", err
+		}
+		nvlist.Set(in, "origin", o.Origin)
+	}
+	for name, on := range map[string]bool{"force": o.Force, "resumable": o.Resumable} {
+		if on {
+			nvlist.Set(in, name, nvlist.Flag{})
+		}
+	}
+	return in, where, nil
+}
+
+// feed copies a stream record by record, so that it stops at its END.
+func feed(w io.Writer, r io.Reader, first Record, progress func(uint64)) error {
+	const chunk = 1 << 20
+	buf := make([]byte, chunk)
+	total := uint64(0)
+	rec := first
+	for {
+		for left := rec.Payload; left > 0; {
+			p := buf[:min(left, chunk)]
+			if _, err := io.ReadFull(r, p); err != nil {
+				return err
+			}
+			if _, err := w.Write(p); err != nil {
+				return err
+			}
+			left -= uint64(len(p))
+			total += uint64(len(p))
+			progress(total)
+		}
+		if rec.Type == RecordEnd {
+			return nil
+		}
+		h := header(buf[:recordSize])
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			return err
+		}
+		var err error
+		if rec, err = h.parse(); err != nil {
+			return err
+		}
+		if rec.Type == RecordBegin {
+			return streamError("BEGIN within a stream")
+		}
+		if _, err := w.Write(h[:]); err != nil {
+			return err
+		}
+		total += recordSize
+		progress(total)
+	}
+}
+
+// Copy sends a snapshot from one handle's host to another dataset of it, without the stream passing through the program.
+func (h *Handle) Copy(ctx context.Context, snapshot, target string, s SendOptions, o ReceiveOptions) (*Received, error) {
+	r, w, err := bigPipe()
+	if err != nil {
+		return nil, &Error{Op: "copy", Name: snapshot, Err: err}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sent := make(chan error, 1)
+	go func() {
+		err := h.Send(ctx, w, snapshot, s)
+		_ = w.Close()
+		sent <- err
+	}()
+	got, err := h.receive(ctx, r, target, o, func(w io.Writer, r io.Reader, _ Record, progress func(uint64)) error {
+		return pump(w, r, progress)
+	})
+	_ = r.Close()
+	serr := <-sent
+	// A send that failed by itself is why the receive did; one that lost its reader is not.
+	if serr != nil && !errors.Is(serr, syscall.EPIPE) && (err == nil || isKind(err, ErrStream)) {
+		return nil, serr
+	}
+	return got, err
+}

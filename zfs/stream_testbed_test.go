@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed
+
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// streamPool is a pool with a volume and a file system that have data and two snapshots each.
+func streamPool(t testing.TB, h *Handle, change ...func(*PoolSpec)) string {
+	t.Helper()
+	ctx := t.Context()
+	p := testPool(t, h, 512*mib, change...)
+	if err := h.CreateFilesystem(ctx, p+"/fs", Props{"recordsize": "1M", "compression": "lz4"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateVolume(ctx, p+"/vol", VolumeOptions{Size: 16 * mib, Sparse: true, Props: Props{"volmode": "dev", "u:x": "y"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.MountAll(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	fill := func(seed byte, snap string) {
+		data := append(randomBytes(3*mib), bytes.Repeat([]byte{seed}, mib)...)
+		if err := os.WriteFile(filepath.Join("/var/tmp/mnt-"+p, "fs", "file-"+snap), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		node, err := h.WaitVolume(ctx, p+"/vol")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(node, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, werr := f.WriteAt(bytes.Repeat([]byte{seed}, 2*mib), int64(seed)*mib)
+		if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.CreateSnapshots(ctx, []string{p + "/fs@" + snap, p + "/vol@" + snap}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(1, "a")
+	fill(2, "b")
+	return p
+}
+
+func guid(t testing.TB, h *Handle, name string) uint64 {
+	t.Helper()
+	d, err := h.Stat(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.GUID
+}
+
+// Streams of ours and of zfs send are the same bytes, and each receives the other's.
+func TestRealStreams(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	p, q := streamPool(t, h), testPool(t, h, 512*mib)
+	if err := h.CreateBookmarks(ctx, map[string]string{p + "/fs#a": p + "/fs@a"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		what string
+		snap string
+		o    SendOptions
+		args []string
+	}{
+		{"full", "/fs@a", SendOptions{}, nil},
+		{"large blocks", "/fs@a", SendOptions{LargeBlocks: true, Embedded: true, Compressed: true}, []string{"-Lec"}},
+		{"volume", "/vol@a", SendOptions{Compressed: true}, []string{"-c"}},
+		{"raw", "/fs@b", SendOptions{Raw: true}, []string{"-w"}},
+		{"incremental", "/fs@b", SendOptions{From: "@a"}, []string{"-i", "@a"}},
+		{"from a bookmark", "/fs@b", SendOptions{From: "#a"}, []string{"-i", "#a"}},
+		{"incremental volume", "/vol@b", SendOptions{From: p + "/vol@a"}, []string{"-i", "@a"}},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			var ours bytes.Buffer
+			if err := h.Send(ctx, &ours, p+tc.snap, tc.o); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("zfs", append(append([]string{"send"}, tc.args...), p+tc.snap)...)
+			theirs, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(ours.Bytes(), theirs) {
+				t.Errorf("%d bytes, zfs send %d", ours.Len(), len(theirs))
+			}
+			var first, last Record
+			n := 0
+			for r, err := range Inspect(bytes.NewReader(theirs)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n == 0 {
+					first = r
+				}
+				last = r
+				n++
+			}
+			if first.Begin == nil || first.Begin.Name != p+tc.snap || first.Begin.ToGUID != guid(t, h, p+tc.snap) || last.Type != RecordEnd || n < 4 {
+				t.Errorf("%+v %+v %d", first.Begin, last, n)
+			}
+			size, err := h.SendSize(ctx, p+tc.snap, tc.o)
+			if err != nil || size == 0 || size > 3*uint64(ours.Len())+mib {
+				t.Errorf("estimated %d of %d: %v", size, ours.Len(), err)
+			}
+		})
+	}
+	var full, inc bytes.Buffer
+	if err := errors.Join(h.Send(ctx, &full, p+"/vol@a", SendOptions{}), h.Send(ctx, &inc, p+"/vol@b", SendOptions{From: "@a"})); err != nil {
+		t.Fatal(err)
+	}
+	// Ours into theirs.
+	for _, b := range [][]byte{full.Bytes(), inc.Bytes()} {
+		cmd := exec.Command("zfs", "receive", "-u", q+"/bytool")
+		cmd.Stdin = bytes.NewReader(b)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatal(err, string(out))
+		}
+	}
+	// Theirs into ours, both streams on one connection.
+	both := io.MultiReader(&full, &inc)
+	for _, snap := range []string{"a", "b"} {
+		r, err := h.Receive(ctx, both, q+"/byours", ReceiveOptions{Props: Props{"volmode": "none", "new:prop": "1"}})
+		if err != nil || r.Begin.Name != p+"/vol@"+snap {
+			t.Fatal(r, err)
+		}
+	}
+	for _, n := range []string{"/bytool@a", "/bytool@b", "/byours@a", "/byours@b"} {
+		if guid(t, h, q+n) != guid(t, h, p+"/vol"+n[strings.Index(n, "@"):]) {
+			t.Error(n)
+		}
+	}
+	if d, err := h.Get(ctx, q+"/byours"); err != nil || d.Value("volmode") != "none" || d.Value("new:prop") != "1" {
+		t.Error(d.Value("volmode"), err)
+	}
+	compareDatasets(t, h, q)
+	if _, err := h.Copy(ctx, p+"/fs@a", q+"/copy", SendOptions{LargeBlocks: true}, ReceiveOptions{Props: Props{"mountpoint": "none"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Copy(ctx, p+"/fs@b", q+"/copy", SendOptions{From: "@a", LargeBlocks: true}, ReceiveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// What does not fit says so.
+	if _, err := h.Copy(ctx, p+"/fs@b", q+"/copy", SendOptions{From: "@a", LargeBlocks: true}, ReceiveOptions{}); !errors.Is(err, ErrNotInSync) && !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	if _, err := h.Copy(ctx, p+"/fs@b", q+"/nothing", SendOptions{From: "@a"}, ReceiveOptions{}); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if _, err := h.Receive(ctx, strings.NewReader(strings.Repeat("nonsense", 100)), q+"/x@y", ReceiveOptions{}); !errors.Is(err, ErrStream) {
+		t.Error(err)
+	}
+	if err := h.Send(ctx, io.Discard, p+"/fs@none", SendOptions{}); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if err := h.Send(ctx, io.Discard, p+"/fs@a", SendOptions{From: "@b"}); err == nil {
+		t.Error("sent backwards")
+	}
+}
+
+func TestRealRawEncrypted(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	p, q := testPool(t, h, 256*mib), testPool(t, h, 256*mib)
+	key := HexKey(strings.Repeat("0123456789abcdef", 4))
+	if err := h.CreateEncryptedFilesystem(ctx, p+"/e", key, Props{"mountpoint": "/var/tmp/mnt-" + p + "/e"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Mount(ctx, p+"/e", MountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/var/tmp/mnt-"+p+"/e/secret", randomBytes(mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateSnapshots(ctx, []string{p + "/e@x"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Unmount(ctx, p+"/e", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.UnloadKey(ctx, p+"/e"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Send(ctx, io.Discard, p+"/e@x", SendOptions{}); !errors.Is(err, ErrKeyNotLoaded) {
+		t.Error(err)
+	}
+	if _, err := h.Copy(ctx, p+"/e@x", q+"/e", SendOptions{Raw: true}, ReceiveOptions{Props: Props{"mountpoint": "/var/tmp/mnt-" + q + "/e"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LoadKey(ctx, q+"/e", key, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Mount(ctx, q+"/e", MountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile("/var/tmp/mnt-" + q + "/e/secret"); err != nil || !bytes.Equal(b, randomBytes(mib)) {
+		t.Error(len(b), err)
+	}
+}
+
+// A receive that is cut anywhere leaves a clean state, or with Resumable one to go on from.
+func TestRealCut(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	p, q := streamPool(t, h), testPool(t, h, 512*mib)
+	var stream bytes.Buffer
+	if err := h.Send(ctx, &stream, p+"/fs@b", SendOptions{LargeBlocks: true}); err != nil {
+		t.Fatal(err)
+	}
+	b := stream.Bytes()
+	for i := range 24 {
+		at := i * 13
+		if i > 12 {
+			at = len(b) - 1 - (24-i)*len(b)/14
+		}
+		_, err := h.Receive(ctx, bytes.NewReader(b[:at]), q+"/clean", ReceiveOptions{})
+		if err == nil {
+			t.Fatalf("cut at %d of %d was received", at, len(b))
+		}
+		if ok, err := h.Exists(ctx, q+"/clean"); ok || err != nil {
+			t.Errorf("cut at %d leaves a dataset: %v", at, err)
+		}
+		_, err = h.Receive(ctx, bytes.NewReader(b[:at]), q+"/resume", ReceiveOptions{Resumable: true, Props: Props{"mountpoint": "none"}})
+		if err == nil {
+			t.Fatalf("cut at %d of %d was received", at, len(b))
+		}
+		d, err := h.Get(ctx, q+"/resume")
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := d.Value("receive_resume_token")
+		tok, err := ParseResumeToken(token)
+		if err != nil {
+			t.Fatal(token, err)
+		}
+		if again, err := ParseResumeToken(tok.String()); err != nil || again.Object != tok.Object || again.Bytes != tok.Bytes || !again.Rest.Equal(tok.Rest) {
+			t.Errorf("%+v %+v %v", tok, again, err)
+		}
+		if out := tool(t, "zfs", "send", "-nvt", tok.String()); !strings.Contains(out, "toname = "+tok.ToName) {
+			t.Error(out)
+		}
+		if i%2 == 0 {
+			if err := h.AbortReceive(ctx, q+"/resume"); err != nil {
+				t.Fatalf("cut at %d: %v", at, err)
+			}
+		} else {
+			var rest bytes.Buffer
+			if err := h.Send(ctx, &rest, "", SendOptions{Resume: tok}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.Receive(ctx, &rest, q+"/resume", ReceiveOptions{Resumable: true}); err != nil {
+				t.Fatalf("cut at %d, resumed with %d bytes: %v", at, rest.Len(), err)
+			}
+			if guid(t, h, q+"/resume@b") != guid(t, h, p+"/fs@b") {
+				t.Error("another snapshot")
+			}
+			if err := h.Destroy(ctx, q+"/resume", DestroyOptions{Recursive: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ok, _ := h.Exists(ctx, q+"/resume"); ok {
+			t.Fatal("it is still there")
+		}
+	}
+	// Every bit that is bent is seen by the kernel or by the parser before it.
+	for i := range 8 {
+		c := bytes.Clone(b)
+		c[recordSize+(i+1)*len(b)/10] ^= 1
+		if _, err := h.Receive(ctx, bytes.NewReader(c), q+"/bent", ReceiveOptions{}); err == nil {
+			t.Errorf("a bent stream was received (%d)", i)
+		}
+	}
+}
+
+func TestRealCancel(t *testing.T) {
+	h := open(t)
+	p, q := streamPool(t, h), testPool(t, h, 512*mib)
+	for what, do := range map[string]func(ctx context.Context, cancel func()) error{
+		"send": func(ctx context.Context, cancel func()) error {
+			return h.Send(ctx, writerFunc(func(b []byte) (int, error) { cancel(); return len(b), nil }), p+"/fs@b", SendOptions{})
+		},
+		"send to one who does not read": func(ctx context.Context, cancel func()) error {
+			r, w := io.Pipe()
+			go func() {
+				time.Sleep(100 * time.Millisecond)
+				cancel()
+				time.Sleep(100 * time.Millisecond)
+				_ = r.Close()
+			}()
+			return h.Send(ctx, w, p+"/fs@b", SendOptions{})
+		},
+		"receive from one who does not write": func(ctx context.Context, cancel func()) error {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return err
+			}
+			defer w.Close()
+			defer r.Close()
+			go func() {
+				var b bytes.Buffer
+				_ = h.Send(context.Background(), &b, p+"/fs@b", SendOptions{})
+				_, _ = w.Write(b.Bytes()[:mib])
+				time.Sleep(100 * time.Millisecond)
+				cancel()
+			}()
+			_, err = h.Receive(ctx, r, q+"/r", ReceiveOptions{})
+			return err
+		},
+		"copy": func(ctx context.Context, cancel func()) error {
+			_, err := h.Copy(ctx, p+"/fs@b", q+"/r", SendOptions{Progress: func(uint64) { cancel() }}, ReceiveOptions{})
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- do(ctx, cancel) }()
+			select {
+			case err := <-done:
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("it does not end")
+			}
+			if ok, err := h.Exists(t.Context(), q+"/r"); ok || err != nil {
+				t.Error("something is left", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// nodeWait is how long WaitVolume waits at most, whatever the context allows.
+const nodeWait = 30 * time.Second
+
+// VolumePath gives the device node of a volume, ErrNotFound while there is
+// none: nodes appear after the volume does.
+func (h *Handle) VolumePath(name string) (string, error) {
+	const op = "volume"
+	if err := checkAny(op, name); err != nil {
+		return "", err
+	}
+	p, err := volumeNode(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", &Error{Op: op, Name: name, Kind: ErrNotFound, Hint: "no device node", Err: err}
+	}
+	if err != nil {
+		return "", &Error{Op: op, Name: name, Err: err}
+	}
+	return p, nil
+}
+
+// WaitVolume waits for the device node of a volume and gives its path. It
+// gives up when the context ends, and after 30 seconds at the latest.
+func (h *Handle) WaitVolume(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, nodeWait, errors.New("no device node within "+nodeWait.String()))
+	defer cancel()
+	wait := time.Millisecond
+	for {
+		p, err := h.VolumePath(name)
+		if !isKind(err, ErrNotFound) {
+			return p, err
+		}
+		select {
+		case <-ctx.Done():
+			return "", &Error{Op: "volume", Name: name, Kind: ErrNotFound, Err: context.Cause(ctx)}
+		case <-time.After(wait):
+			wait = min(2*wait, 100*time.Millisecond)
+		}
+	}
+}
