@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package guestinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/skepvm/skep/internal/testguest"
+	"golang.org/x/sys/unix"
+)
+
+var diskCommands = map[string]handler{
+	"disks":        {0, disks},
+	"disk-fill":    {4, diskFill},
+	"disk-sum":     {3, diskSum},
+	"disk-bench":   {5, diskBench},
+	"disk-discard": {3, diskRange(unix.BLKDISCARD)},
+	"disk-zero":    {3, diskRange(unix.BLKZEROOUT)},
+	"disk-serial":  {1, diskSerial},
+}
+
+const chunk = 1 << 20
+
+func disks(context.Context, *guest, []string) (string, error) {
+	files, err := filepath.Glob("/sys/block/vd*/size")
+	if err != nil {
+		return "", err
+	}
+	var out []string
+	for _, f := range files {
+		s, err := readTrimmed(f)
+		if err != nil {
+			return "", err
+		}
+		sectors, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return "", err
+		}
+		out = append(out, fmt.Sprintf("%s:%d", filepath.Base(filepath.Dir(f)), sectors*512))
+	}
+	return strings.Join(out, " "), nil
+}
+
+func numbers(args []string) ([]uint64, error) {
+	out := make([]uint64, len(args))
+	for i, a := range args {
+		n, err := strconv.ParseUint(a, 10, 63)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// direct opens a disk past the page cache.
+func direct(name string, mode int) (*os.File, error) {
+	return os.OpenFile("/dev/"+strings.TrimPrefix(name, "/dev/"), mode|unix.O_DIRECT, 0)
+}
+
+// aligned returns memory that O_DIRECT takes.
+func aligned(n int) ([]byte, error) {
+	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+}
+
+func diskFill(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := numbers(a[1:4])
+	if err != nil {
+		return "", err
+	}
+	f, err := direct(a[0], os.O_WRONLY)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	buf, err := aligned(chunk)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Munmap(buf)
+	var sum testguest.Sum
+	offset, length, seed := n[0], n[1], n[2]
+	for length > 0 {
+		p := buf[:min(length, chunk)]
+		testguest.Pattern(p, seed, offset)
+		sum.Add(p)
+		if _, err := f.WriteAt(p, int64(offset)); err != nil {
+			return "", err
+		}
+		offset += uint64(len(p))
+		length -= uint64(len(p))
+	}
+	if err := f.Sync(); err != nil {
+		return "", err
+	}
+	return sum.String(), nil
+}
+
+func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := numbers(a[1:3])
+	if err != nil {
+		return "", err
+	}
+	f, err := direct(a[0], os.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	buf, err := aligned(chunk)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Munmap(buf)
+	var sum testguest.Sum
+	offset, length := n[0], n[1]
+	for length > 0 {
+		p := buf[:min(length, chunk)]
+		if _, err := f.ReadAt(p, int64(offset)); err != nil {
+			return "", err
+		}
+		sum.Add(p)
+		offset += uint64(len(p))
+		length -= uint64(len(p))
+	}
+	return sum.String(), nil
+}
+
+// diskBench keeps DEPTH requests under way for a time.
+func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := numbers(a[2:5])
+	if err != nil {
+		return "", err
+	}
+	block, depth, seconds := int(n[0]), int(n[1]), n[2]
+	if block < 512 || block > 16<<20 || depth < 1 || depth > 256 {
+		return "", fmt.Errorf("bad block %d or depth %d", block, depth)
+	}
+	random := strings.HasPrefix(a[1], "rand")
+	write := strings.HasSuffix(a[1], "write")
+	if !write && !strings.HasSuffix(a[1], "read") {
+		return "", fmt.Errorf("bad mode %q", a[1])
+	}
+	mode := os.O_RDONLY
+	if write {
+		mode = os.O_WRONLY
+	}
+	f, err := direct(a[0], mode)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return "", err
+	}
+	blocks := size / int64(block)
+	if blocks == 0 {
+		return "", errors.New("the disk is smaller than a block")
+	}
+	var ops, next atomic.Int64
+	var wg sync.WaitGroup
+	errs := make(chan error, depth)
+	begin := time.Now()
+	until := begin.Add(time.Duration(seconds) * time.Second)
+	for i := range depth {
+		wg.Go(func() {
+			buf, err := aligned(block)
+			if err != nil {
+				errs <- err
+				return
+			}
+			defer unix.Munmap(buf)
+			testguest.Pattern(buf, uint64(i), 0)
+			for time.Now().Before(until) {
+				at := next.Add(1) - 1
+				if random {
+					at = rand.Int64()
+				}
+				at = at % blocks * int64(block)
+				if write {
+					_, err = f.WriteAt(buf, at)
+				} else {
+					_, err = f.ReadAt(buf, at)
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+				ops.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	spent := time.Since(begin)
+	select {
+	case err := <-errs:
+		return "", err
+	default:
+	}
+	return fmt.Sprintf("%d %d", ops.Load(), spent.Nanoseconds()), nil
+}
+
+func diskRange(request uint) func(context.Context, *guest, []string) (string, error) {
+	return func(_ context.Context, _ *guest, a []string) (string, error) {
+		n, err := numbers(a[1:3])
+		if err != nil {
+			return "", err
+		}
+		f, err := direct(a[0], os.O_RDWR)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		return "", ioctlRange(f, request, n[0], n[1])
+	}
+}
+
+func diskSerial(_ context.Context, _ *guest, a []string) (string, error) {
+	return readTrimmed("/sys/block/" + filepath.Base(a[0]) + "/serial")
+}

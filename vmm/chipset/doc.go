@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+// Package chipset is the legacy part of the machine: 16550 serial ports, the
+// real-time clock, the keyboard controller's reset line, ACPI power management,
+// the reset register and fw_cfg. [New] assembles all of it; each part can be
+// used and tested by itself.
+//
+// Time comes from a [Clock], interrupts leave through functions, so everything
+// is deterministic under test. A part's registers may be accessed by several
+// vCPU threads at once. Interrupt functions are called with the part's lock
+// held and must not call back into it; power callbacks are called without.
+//
+// A register that is accessed with a width or at an offset that the hardware
+// does not define reads all ones, and a write to it is lost.
+//
+// It may be imported by vmm. It imports bus only, never a backend.
+package chipset

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+// Package bhyve is the backend of package hv on FreeBSD: /dev/vmmctl (the sysctl
+// hw.vmm.create on 14), /dev/vmm/NAME and the machine that vmm.ko runs behind
+// it. bhyve(8) and libvmmapi are not used.
+//
+// Machines are named in the kernel and outlive the process that made them (until
+// FreeBSD 16, whose kernel can end them with their descriptor). Their names get
+// the prefix Prefix, so that Backend.Machines and Backend.Remove find what a
+// crash left and never touch another's.
+//
+// What the kernel does itself: local APICs, I/O APIC, 8259, 8254, HPET, PM timer
+// (port 0x408), RTC (0x70, 0x71), CPUID, HLT. Accesses to those never reach the
+// hv.Handler. The kernel has no way to stop a guest's TSC: unlike on KVM, the
+// time of a pause is seen by the guest.
+//
+// All but the system calls builds on every system, and its tests play the
+// kernel. Imported by package vmm and by the host's clean-up; imports hv only.
+package bhyve

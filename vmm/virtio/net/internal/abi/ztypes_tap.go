@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+// Package abi holds numbers of tap(4) that golang.org/x/sys lacks.
+package abi
+
+// TAPSVNETHDR is the ioctl that sets the size of the frame header (an int).
+const TAPSVNETHDR = 0x8004745b

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package virtiotest
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skepvm/skep/vmm/virtio"
+)
+
+// Subject is a device under attack.
+type Subject struct {
+	// New makes the device. stir, if not nil, makes something arrive from
+	// outside, for queues that the device looks at only then.
+	New func(tb testing.TB) (dev virtio.Device, stir func())
+	// Probe uses the device as a good driver would and fails the test if it does
+	// not work. It gets freshly started queues.
+	Probe func(d *Driver, qs []*VirtQueue)
+	// Budget is how many bytes one attack may make the device allocate in all;
+	// 0 means 4 MiB.
+	Budget uint64
+}
+
+// attack is one way to break the rules. It gets a started device's queue.
+type attack struct {
+	name     string
+	features uint64
+	// broken: the device must ask for a reset. Otherwise it may do anything but
+	// hang, panic or grow.
+	broken bool
+	do     func(q *VirtQueue)
+}
+
+const all = ^uint64(0)
+
+// attacks on the ring; each is played against every queue of a device.
+var attacks = []attack{
+	{"head beyond the table", all, true, func(q *VirtQueue) { q.Send(uint16(q.Size)) }},
+	{"head 65535", all, true, func(q *VirtQueue) { q.Send(65535) }},
+	{"next beyond the table", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next, uint16(q.Size)})
+		q.Send(0)
+	}},
+	{"loop of one", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next, 0})
+		q.Send(0)
+	}},
+	{"loop of two, writable", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next | Write, 1})
+		q.raw(1, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next | Write, 0})
+		q.Send(0)
+	}},
+	{"loop of empty buffers", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{0x1000, 0, Next, 0})
+		q.Send(0)
+	}},
+	{"buffer in the hole", all, true, one(0xc0000000, 512, 0)},
+	{"buffer that is written in the hole", all, true, one(0xc0000000, 512, Write)},
+	{"buffer across the end of memory", all, true, one(High+1<<20-8, 16, Write)},
+	{"buffer that wraps", all, true, one(^uint64(0)-7, 16, Write)},
+	{"buffer at the last byte of all", all, true, one(^uint64(0), 1, 0)},
+	{"buffer in ROM", all, true, one(High+1<<30, 64, Write)},
+	{"4 GiB", all, true, one(0x1000, 0xffffffff, Write)},
+	{"4 GiB to read", all, true, one(0x1000, 0xffffffff, 0)},
+	{"readable behind writable", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next | Write, 1})
+		q.raw(1, VirtqDesc{q.D.M.Alloc(64, 8), 64, 0, 0})
+		q.Send(0)
+	}},
+	{"available index ahead of the ring", all, true, func(q *VirtQueue) { q.SetAvail(uint16(q.Size) + 1); q.Kick() }},
+	{"available index behind", all, true, func(q *VirtQueue) { q.SetAvail(65535); q.Kick() }},
+	{"indirect without the feature", 0, true, func(q *VirtQueue) {
+		q.Send(q.IndirectChain(q.Out(make([]byte, 16)), q.In(16)))
+	}},
+	{"indirect table of 0 bytes", all, true, one(0x1000, 0, Indirect)},
+	{"indirect table of 17 bytes", all, true, one(0x1000, 17, Indirect)},
+	{"indirect table in the hole", all, true, one(0xd0000000, 32, Indirect)},
+	{"indirect table that wraps", all, true, one(^uint64(0)-15, 32, Indirect)},
+	{"indirect and next", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.table(VirtqDesc{0x1000, 8, 0, 0}), 16, Indirect | Next, 1})
+		q.raw(1, VirtqDesc{0x1000, 8, 0, 0})
+		q.Send(0)
+	}},
+	{"indirect in indirect", all, true, func(q *VirtQueue) {
+		in := q.table(VirtqDesc{0x1000, 8, 0, 0})
+		q.raw(0, VirtqDesc{q.table(VirtqDesc{in, 16, Indirect, 0}), 16, Indirect, 0})
+		q.Send(0)
+	}},
+	{"indirect table that holds itself", all, true, func(q *VirtQueue) {
+		at := q.D.M.Alloc(16, 16)
+		q.SetDesc(at, 0, VirtqDesc{at, 16, Indirect, 0})
+		q.raw(0, VirtqDesc{at, 16, Indirect, 0})
+		q.Send(0)
+	}},
+	{"loop in an indirect table", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.table(VirtqDesc{0x1000, 8, Next, 0}), 16, Indirect, 0})
+		q.Send(0)
+	}},
+	{"next beyond the indirect table", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.table(VirtqDesc{0x1000, 8, Next, 1}), 16, Indirect, 0})
+		q.Send(0)
+	}},
+	{"indirect table of 4 GiB with a loop", all, true, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{q.table(VirtqDesc{0x1000, 0, Next, 0}), 0xfffffff0, Indirect, 0})
+		q.Send(0)
+	}},
+	{"indirect chain without end", all, true, func(q *VirtQueue) {
+		const n = 5000
+		at := q.D.M.Alloc(16*n, 16)
+		for i := range n {
+			q.SetDesc(at, i, VirtqDesc{0x1000, 1, Next | Write, uint16(i + 1)})
+		}
+		q.raw(0, VirtqDesc{at, 16 * n, Indirect, 0})
+		q.Send(0)
+	}},
+	{"misaligned indirect table", all, false, func(q *VirtQueue) {
+		at := q.D.M.Alloc(64, 16) + 3
+		q.D.M.Write(at, make([]byte, 16))
+		q.raw(0, VirtqDesc{at, 16, Indirect, 0})
+		q.Send(0)
+	}},
+	{"all of memory, over and over", all, false, func(q *VirtQueue) {
+		for i := range q.Size - 1 {
+			q.raw(i, VirtqDesc{0, 1 << 20, Next, uint16(i + 1)})
+		}
+		q.raw(q.Size-1, VirtqDesc{0x1000, 1, Write, 0})
+		q.Send(0)
+	}},
+	{"all of memory, to be written", all, false, func(q *VirtQueue) {
+		// Not the rings themselves: what the device writes there is this attack's
+		// own loss and may look like another one.
+		at := q.D.M.Alloc(1<<18, 16)
+		q.raw(0, VirtqDesc{q.D.M.Alloc(16, 16), 16, Next, 1})
+		for i := 1; i < q.Size; i++ {
+			q.raw(i, VirtqDesc{at, 1 << 18, Write | Next, uint16(i + 1)})
+		}
+		q.raw(q.Size-1, VirtqDesc{at, 1 << 18, Write, 0})
+		q.Send(0)
+	}},
+	{"many empty buffers", all, false, func(q *VirtQueue) {
+		for i := range q.Size {
+			q.raw(i, VirtqDesc{uint64(i), 0, uint16(i%2) * Write, 0})
+			q.Publish(uint16(i))
+		}
+		q.Kick()
+	}},
+	{"one byte for all", all, false, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{0x1000, 1, Write, 0})
+		for range q.Size {
+			q.Publish(0)
+		}
+		q.Kick()
+	}},
+	{"kicks for nothing", all, false, func(q *VirtQueue) {
+		for range 1000 {
+			q.Kick()
+		}
+	}},
+	{"unknown descriptor flags", all, false, func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{0x1000, 16, 0xfff8, 0})
+		q.Send(0)
+	}},
+}
+
+// rings that a driver must not give. Each is enabled and must be refused.
+var badRings = []struct {
+	name              string
+	size              int
+	desc, avail, used uint64
+}{
+	{"size 0", 0, 0x1000, 0x2000, 0x3000},
+	{"size 3", 3, 0x1000, 0x2000, 0x3000},
+	{"size 32768", 32768, 0x1000, 0x2000, 0x3000},
+	{"size 65535", 65535, 0x1000, 0x2000, 0x3000},
+	{"misaligned table", 16, 0x1008, 0x2000, 0x3000},
+	{"misaligned available ring", 16, 0x1000, 0x2001, 0x3000},
+	{"misaligned used ring", 16, 0x1000, 0x2000, 0x3002},
+	{"table in the hole", 16, 0xc0000000, 0x2000, 0x3000},
+	{"available ring in ROM", 16, 0x1000, High + 1<<30, 0x3000},
+	{"used ring in ROM", 16, 0x1000, 0x2000, High + 1<<30},
+	{"used ring across the end", 16, 0x1000, 0x2000, High + 1<<20 - 16},
+	{"table that wraps", 16, ^uint64(15), 0x2000, 0x3000},
+}
+
+func one(addr uint64, n uint32, flags uint16) func(*VirtQueue) {
+	return func(q *VirtQueue) {
+		q.raw(0, VirtqDesc{addr, n, flags, 0})
+		q.Send(0)
+	}
+}
+
+// raw sets descriptor i of the queue's table as it stands.
+func (q *VirtQueue) raw(i int, v VirtqDesc) { q.SetDesc(q.Desc, i, v) }
+
+// table makes an indirect table of one descriptor.
+func (q *VirtQueue) table(v VirtqDesc) uint64 {
+	at := q.D.M.Alloc(16, 16)
+	q.SetDesc(at, 0, v)
+	return at
+}
+
+// Hostile plays every attack against every queue of the device. After each one
+// the device must reset and work again.
+func Hostile(t *testing.T, s Subject) {
+	if s.Budget == 0 {
+		s.Budget = 4 << 20
+	}
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) { s.attack(t, a) })
+	}
+	for _, r := range badRings {
+		t.Run("ring/"+r.name, func(t *testing.T) {
+			d, stir := s.attach(t, 96<<20, true)
+			for i := range int(d.Get(NumQueues)) {
+				d.Negotiate(all)
+				d.Set(QueueSelect, uint64(i))
+				d.Set(QueueSize, uint64(r.size))
+				d.Set(QueueDesc, r.desc)
+				d.Set(QueueDriver, r.avail)
+				d.Set(QueueDevice, r.used)
+				d.Set(QueueEnable, 1)
+				d.DriverOK()
+				stir()
+				d.NeedsReset()
+			}
+			s.again(d)
+		})
+	}
+	t.Run("rings on top of each other", func(t *testing.T) {
+		d, stir := s.attach(t, 96<<20, true)
+		for _, r := range [][3]uint64{{0x1000, 0x1000, 0x1000}, {0x1000, 0x1010, 0x1004}, {0x1000, 0x1100, 0x1100}} {
+			for i := range int(d.Get(NumQueues)) {
+				d.Negotiate(all)
+				q := d.NewQueue(i, 16)
+				d.Set(QueueDesc, r[0])
+				d.Set(QueueDriver, r[1])
+				d.Set(QueueDevice, r[2])
+				q.Desc, q.Avail, q.Used = r[0], r[1], r[2]
+				d.M.Write(0x1000, make([]byte, 0x200))
+				q.Enable()
+				d.DriverOK()
+				for range 20 {
+					q.SetDesc(q.Desc, 1, VirtqDesc{0x3000, 64, Write, 0})
+					q.Send(1)
+					stir()
+				}
+			}
+		}
+		s.again(d)
+	})
+	t.Run("rings rewritten while they are read", s.rewrite)
+	t.Run("reset at any moment", s.resets)
+	t.Run("every register", s.registers)
+}
+
+func (s Subject) attach(t testing.TB, memory uint64, bells bool) (*Driver, func()) {
+	dev, stir := s.New(t)
+	if stir == nil {
+		stir = func() {}
+	}
+	return Attach(NewMachine(t, memory, bells), dev), stir
+}
+
+// again proves that the device works after all.
+func (s Subject) again(d *Driver) {
+	d.M.TB.Helper()
+	d.Reset()
+	if n := len(d.Start(all, 0)); n != int(d.Get(NumQueues)) {
+		d.M.TB.Fatalf("%d queues", n)
+	}
+	d.Reset()
+	s.Probe(d, d.Start(all, 0))
+}
+
+func (s Subject) attack(t *testing.T, a attack) {
+	d, stir := s.attach(t, 96<<20, true)
+	for i := range int(d.Get(NumQueues)) {
+		q := d.Start(a.features, 0)[i]
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		a.do(q)
+		stir()
+		if a.broken {
+			d.NeedsReset()
+			// A broken queue stays so, whatever is published.
+			used := q.UsedIdx()
+			q.Send(0)
+			if d.Get(DeviceStatus)&virtio.StatusNeedsReset == 0 || q.UsedIdx() != used {
+				t.Errorf("queue %d lives on", i)
+			}
+		}
+		d.Reset() // waits for what is in flight
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > s.Budget {
+			t.Errorf("queue %d: %d bytes allocated, budget %d", i, n, s.Budget)
+		}
+	}
+	s.again(d)
+}
+
+// rewrite changes descriptors and ring entries from another goroutine while the
+// device walks them.
+func (s Subject) rewrite(t *testing.T) {
+	d, stir := s.attach(t, 96<<20, true)
+	for i := range int(d.Get(NumQueues)) {
+		for _, features := range []uint64{0, all} {
+			q := d.Start(features, 0)[i]
+			pool := d.M.Alloc(1<<16, 4096)
+			table := d.M.Alloc(16*64, 16)
+			var wg sync.WaitGroup
+			stop := make(chan struct{})
+			mine := *q // the goroutine's: the rings stay where they are
+			wg.Go(func() {
+				q := &mine
+				rnd := rand.New(rand.NewPCG(1, uint64(i)))
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					for range 64 {
+						v := VirtqDesc{pool + rnd.Uint64N(1<<15), uint32(rnd.Uint64N(1 << 14)), uint16(rnd.Uint64N(4)), uint16(rnd.Uint64N(uint64(q.Size) + 1))}
+						switch rnd.Uint64N(40) {
+						case 0:
+							v.Addr = rnd.Uint64()
+						case 1:
+							v.Len = rnd.Uint32()
+						case 2:
+							v = VirtqDesc{table, uint32(16 * rnd.Uint64N(70)), Indirect, 0}
+						}
+						if rnd.Uint64N(3) == 0 {
+							q.SetDesc(table, int(rnd.Uint64N(64)), v)
+						} else {
+							q.SetDesc(q.Desc, int(rnd.Uint64N(uint64(q.Size))), v)
+						}
+					}
+				}
+			})
+			for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+				q.Send(uint16(rand.Uint64N(uint64(q.Size))))
+				stir()
+				if d.Get(DeviceStatus)&virtio.StatusNeedsReset != 0 {
+					d.Reset()
+					q = d.Restart(features, q)
+				}
+			}
+			close(stop)
+			wg.Wait()
+		}
+	}
+	s.again(d)
+}
+
+// Restart starts the device anew with q where it was in memory, and the other
+// queues off.
+func (d *Driver) Restart(features uint64, q *VirtQueue) *VirtQueue {
+	d.Negotiate(features)
+	d.Set(QueueSelect, uint64(q.Index))
+	d.Set(QueueSize, uint64(q.Size))
+	d.Set(QueueDesc, q.Desc)
+	d.Set(QueueDriver, q.Avail)
+	d.Set(QueueDevice, q.Used)
+	for _, at := range []uint64{q.Avail, q.Used} {
+		q.must(d.M.Mem.StoreU16(at, 0))
+		q.must(d.M.Mem.StoreU16(at+2, 0))
+	}
+	n := *q
+	n.avail, n.seen = 0, 0
+	n.EventIdx = d.Features&virtio.FeatureRingEventIdx != 0
+	n.Enable()
+	d.DriverOK()
+	return &n
+}
+
+// resets throws resets of every kind into work in progress.
+func (s Subject) resets(t *testing.T) {
+	for _, bells := range []bool{false, true} {
+		d, stir := s.attach(t, 96<<20, bells)
+		var qs []*VirtQueue
+		for i := range 100 {
+			if i == 0 {
+				qs = d.Start(all, 16)
+			}
+			for k, q := range qs {
+				q = d.Restart(all, q)
+				qs[k] = q
+				d.Set(QueueSelect, uint64(q.Index))
+				buf := q.D.M.Alloc(256, 16)
+				for range 8 {
+					q.Publish(q.Chain(VirtqDesc{buf, 64, 0, 0}, VirtqDesc{buf + 64, 64, Write, 0}))
+				}
+				q.Kick()
+				stir()
+				for range rand.IntN(200) {
+					runtime.Gosched()
+				}
+				switch (i + k) % 6 {
+				case 0:
+					d.Reset()
+				case 1:
+					d.Set(QueueReset, 1)
+				case 2:
+					d.Dev.Pause()
+					d.Dev.Resume()
+				case 3:
+					d.Dev.Pause()
+					d.Dev.Reset()
+					d.Dev.Resume()
+				case 4:
+					d.M.SetConfig(d.Slot, 4, 2, 2)
+				case 5:
+					d.M.SetConfig(d.Slot, 4, 2, 0)
+					d.M.SetConfig(d.Slot, 4, 2, 6)
+				}
+			}
+		}
+		d.M.SetConfig(d.Slot, 4, 2, 6)
+		s.again(d)
+		d.Dev.Halt()
+	}
+}
+
+// registers reads and writes every offset of every BAR and of configuration
+// space by every width, those that would be fatal to the test's own driver
+// included.
+func (s Subject) registers(t *testing.T) {
+	d, _ := s.attach(t, 96<<20, false)
+	values := []uint64{0, ^uint64(0), 1, 0x8000000080000001}
+	for _, started := range []bool{false, true} {
+		for _, base := range []uint64{d.Common, d.ISR, d.Device, d.notify, d.table, d.table + 0x800} {
+			for off := range uint64(0x200) {
+				if started && off%16 == 0 {
+					d.Start(all, 16)
+				}
+				for _, size := range []int{1, 2, 4, 8} {
+					d.M.Load(base+off, size)
+					for _, v := range values {
+						d.M.Store(base+off, size, v)
+					}
+					d.M.Load(base+off, size)
+				}
+			}
+			d.M.rewind()
+		}
+	}
+	for off := range 0x100 {
+		for _, size := range []int{1, 2, 4, 8} {
+			for _, v := range values {
+				d.M.Store(d.M.configAddr(d.Slot, off), size, v)
+				d.M.Load(d.M.configAddr(d.Slot, off), size)
+			}
+		}
+	}
+	d.Dev.Pause()
+	d.Dev.Reset()
+	d.Dev.Resume()
+	d.Discover()
+	s.again(d)
+}
+
+// rewind makes all memory free again, for tests that start a device often.
+func (m *Machine) rewind() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.next = 0x1000
+}
