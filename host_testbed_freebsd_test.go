@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed
+
+package skep
+
+import "testing"
+
+// TestRealKernel runs on a FreeBSD kernel what needs no guest: the store, the
+// worker's process with its lock, socket, identity and capability mode, and the
+// daemon's death at every point.
+func TestRealKernel(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"Life", TestLife},
+		{"Console", TestConsole},
+		{"HowGuestsEnd", TestHowGuestsEnd},
+		{"CreateThatFails", TestCreateThatFails},
+		{"Reopen", TestReopen},
+		{"HostRestarted", TestHostRestarted},
+		{"Snapshots", TestSnapshots},
+		{"Sandbox", TestSandbox},
+	} {
+		t.Run(c.name, c.test)
+	}
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+// Package sandbox shuts a process in that has opened all that it needs, and
+// keeps only the system calls by which it runs a guest.
+//
+// On Linux: an empty file system, network, IPC and process namespace, a user of
+// its own, no capabilities, no new privileges, and a seccomp filter whose
+// allow-list is written down in seccomp_linux.go, in force on all threads. On
+// FreeBSD: capability mode (capsicum(4)), with rights limited on each
+// descriptor.
+//
+// It may be imported by internal/worker. It imports nothing of skep.
+package sandbox
+
+// Options are what Enter needs to know.
+type Options struct {
+	// UID to become, also as the group; 0: stay who one is. Linux, root only.
+	UID uint32
+	// Files are descriptors that were handed over, by what may be done with
+	// them from now on. FreeBSD only.
+	Files map[Use][]uintptr
+}
+
+// Use is what a descriptor is for.
+type Use int
+
+// The uses.
+const (
+	UseDisk   Use = iota // read and write anywhere, sync, punch holes
+	UseRead              // read anywhere
+	UseTap               // read and write frames
+	UseListen            // accept
+	UseLog               // write and truncate
+	UseLock              // hold
+)

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// CloneFlags are what a process to be shut in is started with: namespaces of
+// its own. Without root there are none, and the filter stands alone.
+func CloneFlags() uintptr {
+	if os.Geteuid() != 0 {
+		return 0
+	}
+	return unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID
+}
+
+// Enter shuts this process in, for good. It was started with CloneFlags and no
+// other thread of it does anything yet that the filter forbids.
+func Enter(o Options) error {
+	if os.Geteuid() == 0 {
+		if err := emptyRoot(); err != nil {
+			return fmt.Errorf("empty file system: %w", err)
+		}
+	}
+	if err := limits(); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 && o.UID != 0 {
+		if err := become(int(o.UID)); err != nil {
+			return err
+		}
+	}
+	if err := dropCapabilities(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
+	}
+	return filter()
+}
+
+// emptyRoot makes of an empty, read-only tmpfs the root of this process's mount
+// namespace: pivot_root(2), "pivot_root(".", ".")".
+func emptyRoot() error {
+	// What happens here must not be seen by the host.
+	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("mount MS_PRIVATE", err)
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	var errs []error
+	for _, at := range []string{"/run", "/tmp", "/dev", "/proc"} {
+		if err := unix.Mount("skep", at, "tmpfs", flags, "size=4k,nr_inodes=2,mode=555"); err != nil {
+			errs = append(errs, fmt.Errorf("mount tmpfs at %s: %w", at, err))
+			continue
+		}
+		if err := unix.Chdir(at); err != nil {
+			return os.NewSyscallError("chdir", err)
+		}
+		if err := unix.PivotRoot(".", "."); err != nil {
+			return os.NewSyscallError("pivot_root", err)
+		}
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return os.NewSyscallError("umount2", err)
+		}
+		if err := unix.Chdir("/"); err != nil {
+			return os.NewSyscallError("chdir", err)
+		}
+		return os.NewSyscallError("remount", unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, ""))
+	}
+	return errors.Join(errs...)
+}
+
+// limits keeps a process that was broken into from filling tables.
+func limits() error {
+	for _, l := range []struct {
+		name string
+		res  int
+		max  uint64
+	}{
+		{"RLIMIT_CORE", unix.RLIMIT_CORE, 0}, // guest memory is nobody's to read
+		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512},
+		{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 10},
+	} {
+		if err := unix.Setrlimit(l.res, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {
+			return fmt.Errorf("setrlimit %s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// become takes on a user and group of its own, on all threads.
+func become(id int) error {
+	if err := syscall.Setgroups(nil); err != nil {
+		return os.NewSyscallError("setgroups", err)
+	}
+	if err := syscall.Setresgid(id, id, id); err != nil {
+		return os.NewSyscallError("setresgid", err)
+	}
+	return os.NewSyscallError("setresuid", syscall.Setresuid(id, id, id))
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package skep
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skepvm/skep/zfs"
+)
+
+// The zvols of a zfsStore.
+
+const (
+	diskBlock = 16 << 10 // volblocksize: what a guest's file system writes at once, roughly
+	copyBlock = 1 << 20
+)
+
+// volmode dev: the node alone, without the partitions in it, which are the guest's.
+func diskProps() zfs.Props { return zfs.Props{"volmode": "dev"} }
+
+func (s *zfsStore) cloneImage(ctx context.Context, r *record, img warmImage) error {
+	for _, f := range []struct{ from, to string }{{img.kernel, fileKernel}, {img.initrd, fileInitrd}} {
+		if f.from == "" {
+			continue
+		}
+		if err := s.copyFile(ctx, f.from, filepath.Join(s.dir(r), f.to)); err != nil {
+			return err
+		}
+	}
+	snap, err := s.imageSnapshot(ctx, img)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", img.ref.Name, s.errs(err))
+	}
+	return s.cloneSnapshot(ctx, r, snap)
+}
+
+func (s *zfsStore) copyFile(ctx context.Context, from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fi, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	return s.d.write(to, 0o600, func(w io.Writer) error { return cloneFile(ctx, w.(*os.File), src, fi.Size()) })
+}
+
+// cloneSnapshot makes the machine's disk of a snapshot and grows it.
+func (s *zfsStore) cloneSnapshot(ctx context.Context, r *record, snap string) error {
+	if err := s.h.Clone(ctx, snap, s.disk(r), diskProps()); err != nil {
+		return s.errs(err)
+	}
+	s.fault("cloned the disk")
+	d, err := s.h.Get(ctx, s.disk(r))
+	if err != nil {
+		return err
+	}
+	block := int64(max(d.Number("volblocksize"), 512))
+	if size := (r.Spec.Disk + block - 1) / block * block; size > int64(d.Number("volsize")) {
+		if err := s.h.Set(ctx, s.disk(r), zfs.Props{"volsize": fmt.Sprint(size), "refreservation": "none"}); err != nil {
+			return s.errs(err)
+		}
+	}
+	_, err = s.h.WaitVolume(ctx, s.disk(r))
+	return err
+}
+
+// imageSnapshot gives the snapshot of an image's zvol, which is made of the
+// image's file when it is first asked for.
+func (s *zfsStore) imageSnapshot(ctx context.Context, img warmImage) (string, error) {
+	fi, err := os.Stat(img.disk)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", img.disk, fi.Size(), fi.ModTime().UnixNano()))
+	name := fmt.Sprintf("%s/%x", s.imageZvols(), sum[:16])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if there, err := s.h.Exists(ctx, name); err != nil || there {
+		return name + "@" + snapBase, err
+	}
+	tmp := name + ".new"
+	props := diskProps()
+	props[propSource] = img.disk
+	err = s.h.CreateVolume(ctx, tmp, zfs.VolumeOptions{Size: uint64(fi.Size()), BlockSize: diskBlock, Sparse: true, Props: props})
+	if err == nil {
+		s.fault("created the image's volume")
+		err = s.fill(ctx, tmp, img.disk)
+	}
+	if err == nil {
+		err = s.h.CreateSnapshots(ctx, []string{tmp + "@" + snapBase}, nil)
+	}
+	if err == nil {
+		s.fault("filled the image's volume")
+		err = retryBusy(ctx, func() error { return s.h.Rename(ctx, tmp, name, false) })
+	}
+	if err != nil {
+		derr := retryBusy(context.WithoutCancel(ctx), func() error {
+			return s.h.Destroy(context.WithoutCancel(ctx), tmp, zfs.DestroyOptions{Recursive: true})
+		})
+		if errors.Is(derr, zfs.ErrNotFound) {
+			derr = nil
+		}
+		return "", errors.Join(err, derr)
+	}
+	return name + "@" + snapBase, nil
+}
+
+// fill copies a file into a volume, without its zeros.
+func (s *zfsStore) fill(ctx context.Context, volume, path string) (err error) {
+	node, err := s.h.WaitVolume(ctx, volume)
+	if err != nil {
+		return err
+	}
+	src, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(node, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	buf, zero := make([]byte, copyBlock), make([]byte, copyBlock)
+	for off := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		n, rerr := io.ReadFull(src, buf)
+		if n > 0 {
+			// A device takes whole sectors; the last one is filled up with zeros.
+			k := (n + 511) / 512 * 512
+			clear(buf[n:k])
+			if !slices.Equal(buf[:k], zero[:k]) {
+				if _, err := dst.WriteAt(buf[:k], off); err != nil {
+					return err
+				}
+			}
+			off += int64(n)
+		}
+		switch rerr {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			return dst.Sync()
+		default:
+			return rerr
+		}
+	}
+}
+
+// retryBusy gives a volume's node the time to be let go by what looked at it.
+func retryBusy(ctx context.Context, do func() error) error {
+	wait := 10 * time.Millisecond
+	for {
+		err := do()
+		if !errors.Is(err, zfs.ErrBusy) || wait > 2*time.Second {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(wait):
+			wait *= 2
+		}
+	}
+}
+
+// sweepImages destroys the zvols of images that were not whole, and those whose
+// image is gone and that no machine is a clone of.
+func (s *zfsStore) sweepImages(ctx context.Context) error {
+	var drop []string
+	for d, err := range s.h.Descend(ctx, s.imageZvols(), zfs.Volumes, zfs.Depth(1), zfs.With(propSource)) {
+		if err != nil {
+			return err
+		}
+		_, serr := os.Stat(d.Value(propSource))
+		switch {
+		case strings.HasSuffix(d.Name, ".new"):
+			drop = append(drop, d.Name)
+		case errors.Is(serr, os.ErrNotExist):
+			if clones, err := s.h.Clones(ctx, d.Name+"@"+snapBase); err != nil {
+				return err
+			} else if len(clones) == 0 {
+				drop = append(drop, d.Name)
+			}
+		}
+	}
+	for _, name := range drop {
+		if err := s.h.Destroy(ctx, name, zfs.DestroyOptions{Recursive: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *zfsStore) cloneDisk(ctx context.Context, r, from *record) error {
+	for _, name := range []string{fileKernel, fileInitrd} {
+		err := s.copyFile(ctx, filepath.Join(s.dir(from), name), filepath.Join(s.dir(r), name))
+		if ignoreNotExist(err) != nil {
+			return err
+		}
+	}
+	if r.Source.Snapshot != "" {
+		snap, err := s.find(ctx, from, r.Source.Snapshot)
+		if err != nil {
+			return err
+		}
+		return s.cloneSnapshot(ctx, r, snap.Name)
+	}
+	// The disk as it is now: a snapshot that is the clone's own, and goes with it.
+	snap := s.disk(from) + "@" + snapName(r, "clone")
+	err := s.h.CreateSnapshots(ctx, []string{snap}, nil)
+	if err != nil && !errors.Is(err, zfs.ErrExists) {
+		return s.errs(err)
+	}
+	s.fault("snapshot for a clone")
+	err = s.cloneSnapshot(ctx, r, snap)
+	return errors.Join(err, s.h.DestroySnapshots(context.WithoutCancel(ctx), []string{snap}, true))
+}
+
+func (s *zfsStore) openDisk(ctx context.Context, r *record) (*os.File, error) {
+	node, err := s.h.WaitVolume(ctx, s.disk(r))
+	if err != nil {
+		return nil, s.errs(err)
+	}
+	return os.OpenFile(node, os.O_RDWR, 0)
+}
+
+func (s *zfsStore) dropDisk(ctx context.Context, r *record) error {
+	var errs []error
+	if there, err := s.h.Exists(ctx, s.machine(r)); err != nil || !there {
+		return err
+	}
+	errs = append(errs, s.freeClones(ctx, s.machine(r)))
+	var disks []string
+	for d, err := range s.h.Descend(ctx, s.machine(r), zfs.Volumes, zfs.NamesOnly) {
+		if err != nil {
+			return err
+		}
+		disks = append(disks, d.Name)
+	}
+	for _, d := range disks {
+		err := retryBusy(ctx, func() error { return s.h.Destroy(ctx, d, zfs.DestroyOptions{Clones: true}) })
+		if !errors.Is(err, zfs.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, s.dropOrphans(ctx, r.ID), s.d.remove(filepath.Join(s.dir(r), fileKernel)), s.d.remove(filepath.Join(s.dir(r), fileInitrd)))
+	return errors.Join(errs...)
+}
+
+// own walks the machine's snapshots, on its disk and on disks of before a rollback.
+func (s *zfsStore) own(ctx context.Context, r *record) ([]*zfs.Dataset, error) {
+	var all []*zfs.Dataset
+	for d, err := range s.h.Descend(ctx, s.machine(r), zfs.Snapshots, zfs.With("used", "creation", "defer_destroy")) {
+		if err != nil {
+			return nil, s.errs(err)
+		}
+		_, snap, _ := strings.Cut(d.Name, "@")
+		if strings.HasSuffix(snap, "."+r.ID) && d.Value("defer_destroy") != "on" {
+			all = append(all, d)
+		}
+	}
+	slices.SortFunc(all, func(a, b *zfs.Dataset) int { return int(int64(a.CreateTxg) - int64(b.CreateTxg)) })
+	return all, nil
+}
+
+func (s *zfsStore) find(ctx context.Context, r *record, name string) (*zfs.Dataset, error) {
+	all, err := s.own(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if strings.HasSuffix(d.Name, "@"+snapName(r, name)) {
+			return d, nil
+		}
+	}
+	return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+}
+
+func (s *zfsStore) snapshot(ctx context.Context, r *record, name string) error {
+	if _, err := s.find(ctx, r, name); !errors.Is(err, ErrNotFound) {
+		if err == nil {
+			err = fmt.Errorf("snapshot %s: %w", name, ErrExists)
+		}
+		return err
+	}
+	return s.errs(s.h.CreateSnapshots(ctx, []string{s.disk(r) + "@" + snapName(r, name)}, nil))
+}
+
+func (s *zfsStore) snapshots(ctx context.Context, r *record) ([]Snapshot, error) {
+	all, err := s.own(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var out []Snapshot
+	for _, d := range all {
+		_, snap, _ := strings.Cut(d.Name, "@")
+		out = append(out, Snapshot{
+			Name: strings.TrimSuffix(snap, "."+r.ID), Created: time.Unix(int64(d.Number("creation")), 0).UTC(), Used: int64(d.Number("used")),
+		})
+	}
+	return out, nil
+}
+
+// removeSnapshot drops a snapshot; one that has clones goes with the last of them, and is not seen until then.
+func (s *zfsStore) removeSnapshot(ctx context.Context, r *record, name string) error {
+	d, err := s.find(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	return s.errs(s.h.DestroySnapshots(ctx, []string{d.Name}, true))
+}
+
+// rollback goes back in place to the newest snapshot. To an older one it goes
+// by a clone in the disk's place, so that the newer snapshots stay.
+func (s *zfsStore) rollback(ctx context.Context, r *record, name string) error {
+	d, err := s.find(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(d.Name, s.disk(r)+"@") {
+		err := retryBusy(ctx, func() error { return s.h.Rollback(ctx, d.Name, false) })
+		if !errors.Is(err, zfs.ErrNotNewest) {
+			return s.errs(err)
+		}
+	}
+	if err := s.h.Clone(ctx, d.Name, s.machine(r)+"/next", diskProps()); err != nil {
+		return s.errs(err)
+	}
+	s.fault("cloned the snapshot")
+	if err := retryBusy(ctx, func() error { return s.h.Rename(ctx, s.disk(r), s.oldName(ctx, r), false) }); err != nil {
+		return errors.Join(s.errs(err), s.endSwap(context.WithoutCancel(ctx), r))
+	}
+	s.fault("put the disk aside")
+	return s.endSwap(context.WithoutCancel(ctx), r)
+}
+
+func (s *zfsStore) oldName(ctx context.Context, r *record) string {
+	for i := 1; ; i++ {
+		name := fmt.Sprintf("%s/old-%d", s.machine(r), i)
+		if there, err := s.h.Exists(ctx, name); err != nil || !there {
+			return name
+		}
+	}
+}
+
+// endSwap ends a rollback where it was cut: before the disk was put aside it
+// did not happen, after that it did.
+func (s *zfsStore) endSwap(ctx context.Context, r *record) error {
+	next := s.machine(r) + "/next"
+	there, err := s.h.Exists(ctx, next)
+	if err != nil || !there {
+		return err
+	}
+	whole, err := s.h.Exists(ctx, s.disk(r))
+	if err != nil {
+		return err
+	}
+	if whole {
+		return retryBusy(ctx, func() error { return s.h.Destroy(ctx, next, zfs.DestroyOptions{}) })
+	}
+	return retryBusy(ctx, func() error { return s.h.Rename(ctx, next, s.disk(r), false) })
+}
