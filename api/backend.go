@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package api
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	"github.com/skepvm/skep"
+)
+
+// backend is what the handlers use of a skep.Host, with machines named by
+// namespace and name, so that a handler's test needs no host.
+type backend interface {
+	Create(ctx context.Context, spec skep.MachineSpec) (skep.Status, error)
+	Status(namespace, name string) (skep.Status, error)
+	Do(ctx context.Context, namespace, name string, op func(context.Context, machine) error) error
+	List(namespace string) []skep.Status
+	Info(ctx context.Context) (skep.Info, error)
+	Images(ctx context.Context) ([]skep.Image, error)
+	WarmImage(ctx context.Context, name string, progress func(done, total int64)) error
+	RemoveImage(ctx context.Context, name string) error
+	Flavors() []skep.Flavor
+	Watch(ctx context.Context, namespace string) iter.Seq[skep.Event]
+}
+
+// machine is what the handlers use of a skep.Machine.
+type machine interface {
+	Status() skep.Status
+	Start(ctx context.Context) error
+	Stop(ctx context.Context, opts skep.StopOptions) error
+	Reset(ctx context.Context) error
+	Reboot(ctx context.Context, opts skep.StopOptions) error
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Destroy(ctx context.Context) error
+	Console(ctx context.Context) (io.ReadWriteCloser, error)
+	ConsoleLog(ctx context.Context) ([]byte, error)
+	Stats(ctx context.Context) (skep.Stats, error)
+	Snapshot(ctx context.Context, name string) error
+	Snapshots(ctx context.Context) ([]skep.Snapshot, error)
+	RemoveSnapshot(ctx context.Context, name string) error
+	Rollback(ctx context.Context, name string) error
+	Clone(ctx context.Context, snapshot string, spec skep.MachineSpec) (*skep.Machine, error)
+}
+
+type hostBackend struct{ *skep.Host }
+
+func (h hostBackend) Create(ctx context.Context, spec skep.MachineSpec) (skep.Status, error) {
+	m, err := h.Host.Create(ctx, spec)
+	if err != nil {
+		return skep.Status{}, err
+	}
+	return m.Status(), nil
+}
+
+func (h hostBackend) Status(namespace, name string) (skep.Status, error) {
+	m, err := h.Get(namespace, name)
+	if err != nil {
+		return skep.Status{}, err
+	}
+	return m.Status(), nil
+}
+
+func (h hostBackend) Do(ctx context.Context, namespace, name string, op func(context.Context, machine) error) error {
+	m, err := h.Get(namespace, name)
+	if err != nil {
+		return err
+	}
+	return op(ctx, m)
+}
