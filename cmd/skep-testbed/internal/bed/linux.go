@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build linux
+
+package bed
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skepvm/skep/cmd/skep-testbed/internal/build"
+	"github.com/skepvm/skep/internal/cpio"
+	"golang.org/x/sys/unix"
+)
+
+// linuxMachine describes a Debian host with KVM.
+func linuxMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machine) error {
+	host, err := cache.Host(ctx)
+	if err != nil {
+		return err
+	}
+	agent, err := cache.Agent(ctx, "linux")
+	if err != nil {
+		return err
+	}
+	kvm, flag := trueKVM()
+	module := "kvm_amd"
+	if kvm {
+		m.arg("-accel", "kvm", "-cpu", "host")
+		if flag == "vmx" {
+			module = "kvm_intel"
+		}
+	} else {
+		m.arg("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,+npt")
+	}
+	m.arg("-machine", "q35", "-smp", fmt.Sprint(spec.CPUs), "-m", fmt.Sprint(spec.MemoryMB))
+	m.arg("-object", "rng-random,filename=/dev/urandom,id=rng", "-device", "virtio-rng-pci,rng=rng")
+	m.arg("-device", "virtio-balloon-pci,free-page-reporting=on")
+
+	guest, err := cache.Guest(ctx, agent)
+	if err != nil {
+		return err
+	}
+	images, err := cache.ImagesDisk(ctx)
+	if err != nil {
+		return err
+	}
+	layers := []string{"guest", "modules", "root"}
+	if err := m.disk("guest", guest, true); err != nil {
+		return err
+	}
+	if err := m.disk("images", images, true); err != nil {
+		return err
+	}
+	modules := []string{module + ":nested=1", "tun", "vhost_net?", "bridge", "veth", "loop:max_loop=16"}
+	if v := spec.zfs(); v != "none" {
+		layer, err := cache.ZFS(ctx, host, v)
+		if err != nil {
+			return err
+		}
+		if err := m.disk("zfs", layer, true); err != nil {
+			return err
+		}
+		layers = append([]string{"zfs"}, layers...)
+		// Tests' pools are small: leave the memory to guests.
+		modules = append(modules, "zfs:zfs_arc_max=268435456")
+	}
+	if err := m.disk("modules", host.Modules, true); err != nil {
+		return err
+	}
+	if err := m.disk("root", host.Root, true); err != nil {
+		return err
+	}
+	mounts := []string{"scratch:ext4:rw:/var/tmp", "images:ext4:ro:/opt/skep/images"}
+	if err := m.scratch(host.Scratch); err != nil {
+		return err
+	}
+	initrd, err := initramfs(agent, host.InitrdKO)
+	if err != nil {
+		return err
+	}
+	m.arg("-kernel", host.Kernel, "-initrd", fmt.Sprintf("/dev/fd/%d", m.fd(initrd)))
+	m.arg("-append", strings.Join([]string{
+		"console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable nokaslr",
+		"skep.layers=" + strings.Join(layers, ","),
+		"skep.mounts=" + strings.Join(mounts, ","),
+		"skep.modules=" + strings.Join(modules, ","),
+	}, " "))
+	return nil
+}
+
+// trueKVM tells whether the processor and the kernel offer hardware
+// virtualization, and by which flag. A /dev/kvm without either flag is the
+// software kind, which runs no ordinary kernel.
+func trueKVM() (ok bool, flag string) {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false, ""
+	}
+	f.Close()
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return false, ""
+	}
+	flags := strings.Fields(string(info))
+	for _, flag := range []string{"svm", "vmx"} {
+		if slices.Contains(flags, flag) {
+			return true, flag
+		}
+	}
+	return false, ""
+}
+
+// disk adds a virtio disk of that serial over an open file.
+func (m *machine) disk(serial, path string, readOnly bool) error {
+	mode := os.O_RDWR
+	if readOnly {
+		mode = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, mode, 0)
+	if err != nil {
+		return err
+	}
+	m.diskFile(serial, f, readOnly)
+	return nil
+}
+
+func (m *machine) diskFile(serial string, f *os.File, readOnly bool) {
+	ro := "off"
+	if readOnly {
+		ro = "on"
+	}
+	fd := m.fd(f)
+	m.arg("-drive", fmt.Sprintf("if=none,id=%s,file=/dev/fd/%d,format=raw,read-only=%s,discard=unmap,cache=unsafe,file.locking=off", serial, fd, ro))
+	m.arg("-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s", serial, serial))
+}
+
+// scratch adds a copy of the empty file system that has no name and goes when
+// QEMU goes.
+func (m *machine) scratch(template string) error {
+	f, err := sparseCopy(template)
+	if err != nil {
+		return fmt.Errorf("scratch disk: %w", err)
+	}
+	m.diskFile("scratch", f, false)
+	return nil
+}
+
+func sparseCopy(path string) (*os.File, error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	size, err := src.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	dst, err := unnamedFile("/var/tmp")
+	if err != nil {
+		return nil, err
+	}
+	if err := copyData(dst, src, size); err != nil {
+		dst.Close()
+		return nil, err
+	}
+	return dst, nil
+}
+
+func copyData(dst, src *os.File, size int64) error {
+	if err := dst.Truncate(size); err != nil {
+		return err
+	}
+	for off := int64(0); off < size; {
+		from, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		to, err := unix.Seek(int(src.Fd()), from, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(dst, from), io.NewSectionReader(src, from, to-from)); err != nil {
+			return err
+		}
+		off = to
+	}
+	return nil
+}
+
+// unnamedFile makes a file without a name in dir.
+func unnamedFile(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir), nil
+	}
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return nil, fmt.Errorf("unnamed file in %s: %w", dir, err)
+	}
+	f, err := os.CreateTemp(dir, "skep-testbed")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+// initramfs builds the archive that the kernel unpacks: the agent as /init and
+// the modules that it loads first.
+func initramfs(agent string, modules []string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "initramfs")
+	buf := bufio.NewWriterSize(f, 1<<20)
+	w := cpio.NewWriter(buf)
+	err = func() error {
+		for _, d := range []string{"dev", "proc", "sys", "modules", "layers", "rw", "newroot"} {
+			if err := w.Dir(d, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := w.CharDevice("dev/console", 0o600, 5, 1); err != nil {
+			return err
+		}
+		binary, err := os.ReadFile(agent)
+		if err != nil {
+			return err
+		}
+		if err := w.File("init", 0o755, binary); err != nil {
+			return err
+		}
+		var list bytes.Buffer
+		for _, path := range modules {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(&list, filepath.Base(path))
+			if err := w.File("modules/"+filepath.Base(path), 0o644, content); err != nil {
+				return err
+			}
+		}
+		if err := w.File("modules/list", 0o644, list.Bytes()); err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		return buf.Flush()
+	}()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	return f, nil
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed && linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/skepvm/skep"
+	"github.com/skepvm/skep/api/client"
+	"github.com/skepvm/skep/api/wire"
+	"github.com/skepvm/skep/internal/testguest"
+)
+
+// The test binary is also the daemon and, through it, the worker.
+func TestMain(m *testing.M) {
+	skep.MaybeWorker()
+	if os.Getenv("SKEPD_TEST_DAEMON") != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func asError[T error](err error, target *T) bool { return errors.As(err, target) }
+
+// skepd is a daemon of the test's own: a store, a bridge and sockets that no
+// other test shares.
+type skepd struct {
+	dir, url, socket, bridge string
+	cmd                      *exec.Cmd
+	log                      *os.File
+}
+
+func startDaemon(t *testing.T) *skepd {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "skepd-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "daemon.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	d := &skepd{dir: dir, url: "http://" + addr, socket: filepath.Join(dir, "run", "api.sock"), bridge: "skept" + strconv.Itoa(os.Getpid()%1000), log: log}
+	d.start(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			t.Logf("skepd's log:\n%s", b[max(0, len(b)-16384):])
+		}
+		op := d.operator(t)
+		if list, err := op.Machines(context.Background()); err == nil {
+			for _, m := range list {
+				c := d.client(t, m.Namespace)
+				_ = c.Destroy(context.Background(), m.Name)
+			}
+		}
+		d.kill(t, syscall.SIGTERM)
+		log.Close()
+		os.RemoveAll(dir)
+		_ = exec.Command("ip", "link", "del", d.bridge).Run()
+	})
+	return d
+}
+
+func (d *skepd) start(t *testing.T) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.cmd = exec.Command(self,
+		"--store", "dir:"+filepath.Join(d.dir, "store"),
+		"--run-dir", filepath.Join(d.dir, "run"),
+		"--listen", strings.TrimPrefix(d.url, "http://"),
+		"--socket", d.socket,
+		"--bridge", d.bridge,
+		"--network", "10.177.0.1/24",
+		"--catalogue", catalogue(t, d.dir),
+	)
+	d.cmd.Env = append(os.Environ(), "SKEPD_TEST_DAEMON=1")
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	op := d.operator(t)
+	for range 300 {
+		if _, err := op.Host(t.Context()); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	b, _ := os.ReadFile(d.log.Name())
+	t.Fatalf("skepd does not answer:\n%s", b)
+}
+
+func (d *skepd) kill(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := d.cmd.Process.Signal(sig); err != nil {
+		t.Error(err)
+	}
+	_ = d.cmd.Wait() // a killed process reports that it was
+}
+
+func (d *skepd) client(t *testing.T, cid string) *client.Client {
+	t.Helper()
+	c, err := client.New(d.url, cid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (d *skepd) operator(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := client.New("unix:"+d.socket, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// identity is a caller: an SSH key pair and the namespace that it names.
+type identity struct {
+	pub, cid string
+	signer   ssh.Signer
+}
+
+func newIdentity(t *testing.T, comment string) identity {
+	t.Helper()
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey()))) + " " + comment
+	return identity{pub, wire.CID(pub), s}
+}
+
+func dialSSH(addr, user string, id identity, timeout time.Duration) (*ssh.Client, error) {
+	nc, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "22"), timeout)
+	if err != nil {
+		return nil, err
+	}
+	_ = nc.SetDeadline(time.Now().Add(max(timeout, 20*time.Second)))
+	// The key was made a moment ago in the guest: there is nothing to compare it with.
+	sc, chans, reqs, err := ssh.NewClientConn(nc, addr, &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(id.signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	_ = nc.SetDeadline(time.Time{})
+	return ssh.NewClient(sc, chans, reqs), nil
+}
+
+// guest is a login in a machine.
+type guest struct {
+	t *testing.T
+	c *ssh.Client
+}
+
+// login waits until the machine lets id in.
+func (d *skepd) login(t *testing.T, c *client.Client, m wire.Machine, id identity) *guest {
+	t.Helper()
+	end := time.Now().Add(10 * time.Minute)
+	for {
+		s, err := dialSSH(m.Address, m.User, id, 3*time.Second)
+		if err == nil {
+			t.Cleanup(func() { s.Close() })
+			return &guest{t, s}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no login to %s at %s: %v\nconsole:\n%s", m.Name, m.Address, err, consoleTail(c, m.Name))
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+func (g *guest) exec(cmd string) (string, error) {
+	s, err := g.c.NewSession()
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	timer := time.AfterFunc(4*time.Minute, func() { s.Close() })
+	defer timer.Stop()
+	b, err := s.CombinedOutput(cmd)
+	return string(b), err
+}
+
+// run runs a command that must succeed.
+func (g *guest) run(cmd string) string {
+	g.t.Helper()
+	out, err := g.exec(cmd)
+	if err != nil {
+		g.t.Fatalf("in the guest: %s: %v: %s", cmd, err, out)
+	}
+	return out
+}
+
+// runLoose runs a command that may take the connection with it.
+func (g *guest) runLoose(cmd string) {
+	_, _ = g.exec(cmd)
+	g.c.Close()
+	time.Sleep(2 * time.Second)
+}
+
+func (g *guest) expect(cmd, want string) {
+	g.t.Helper()
+	if out := g.run(cmd); !strings.Contains(out, want) {
+		g.t.Errorf("in the guest: %s: %q, want %q", cmd, out, want)
+	}
+}
+
+// cloudInitDone waits for cloud-init and fails with its reasons.
+func (g *guest) cloudInitDone() {
+	g.t.Helper()
+	out, err := g.exec("cloud-init status --wait >/dev/null 2>&1; cloud-init status --long")
+	if err != nil || !strings.Contains(out, "status: done") {
+		why, _ := g.exec("cat /run/cloud-init/result.json; sudo grep -aE 'WARN|ERROR|Traceback|Error' /var/log/cloud-init.log | tail -20")
+		g.t.Errorf("cloud-init: %v: %s\n%s", err, out, why)
+	}
+}
+
+func readUntil(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	var got bytes.Buffer
+	buf := make([]byte, 4096)
+	for !strings.Contains(got.String(), want) {
+		n, err := r.Read(buf)
+		got.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("%q does not come: %v after %q", want, err, got.String())
+		}
+	}
+}
+
+// processes lists the pids whose command line names this daemon's directory.
+func (d *skepd) processes(t *testing.T, also string) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == d.cmd.Process.Pid || pid == os.Getpid() {
+			continue
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		for _, f := range fds {
+			if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, f.Name())); err == nil && strings.HasPrefix(to, d.dir) && strings.Contains(to, also) {
+				pids = append(pids, pid)
+				break
+			}
+		}
+	}
+	return pids
+}
+
+func (d *skepd) workerOf(t *testing.T, id string) int {
+	t.Helper()
+	pids := d.processes(t, id)
+	if len(pids) != 1 {
+		t.Fatalf("workers of %s: %v", id, pids)
+	}
+	return pids[0]
+}
+
+// diskFile finds the disk of a machine in the store.
+func (d *skepd) diskFile(t *testing.T, id string) string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(d.dir, "store", "machines", id, "disk*"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("disk of %s: %v %v", id, list, err)
+	}
+	return list[0]
+}
+
+// expectClean fails if anything of a destroyed machine is left.
+func (d *skepd) expectClean(t *testing.T) {
+	t.Helper()
+	if pids := d.processes(t, ""); len(pids) != 0 {
+		t.Errorf("workers are left: %v", pids)
+	}
+	if list, _ := filepath.Glob(filepath.Join(d.dir, "store", "machines", "*")); len(list) != 0 {
+		t.Errorf("files are left: %v", list)
+	}
+	if list, _ := filepath.Glob(filepath.Join("/sys/class/net", d.bridge, "brif", "*")); len(list) != 0 {
+		t.Errorf("taps are left: %v", list)
+	}
+	h, err := d.operator(t).Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Machines != 0 || h.MemoryCommitted != 0 || h.AddressesFree != 253 {
+		t.Errorf("the host still counts something: %+v", h)
+	}
+}
+
+// catalogue writes the images that the tests use: the Debian cloud image of the
+// testbed and the small guest on an empty disk. The Debian image goes unchecked:
+// hashing its 2 GiB takes minutes in emulation, and package image tests that.
+func catalogue(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile("/opt/skep/images/debian12.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var meta struct{ Cmdline string }
+	if err := json.Unmarshal(b, &meta); err != nil {
+		t.Fatal(err)
+	}
+	files, err := testguest.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(dir, "empty.raw")
+	if err := os.WriteFile(empty, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "images.yaml")
+	text := fmt.Sprintf(`images:
+- {name: debian12, aliases: [debian], os: linux, profile: cloud-debian-x86-12, user: debian, min_disk: 2g, min_ram: 256m,
+   format: raw, source: /opt/skep/images/debian12.raw,
+   kernel: {source: /opt/skep/images/debian12.vmlinuz}, initrd: {source: /opt/skep/images/debian12.initrd}, cmdline: %q}
+- {name: tiny, os: linux, profile: tiny, user: root, min_disk: 1m, min_ram: 64m, format: raw, source: %s,
+   kernel: {source: %s}, initrd: {source: %s}, cmdline: %q}
+`, meta.Cmdline, empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial))
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed && linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skepvm/skep/api/client"
+	"github.com/skepvm/skep/api/wire"
+)
+
+// The main job, through the front door: a Debian cloud image, the JSON of the
+// MyBee article, ssh into the guest. Everything runs on the testbed's KVM.
+
+// v1 calls a route of version 1.
+func (d *skepd) v1(method, path, cid string, body any) (map[string]any, error) {
+	var b bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&b).Encode(body); err != nil {
+			return nil, err
+		}
+	}
+	r, err := http.NewRequest(method, d.url+path, &b)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("cid", cid)
+	a, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Body.Close()
+	out := map[string]any{}
+	return out, json.NewDecoder(io.LimitReader(a.Body, 1<<20)).Decode(&out)
+}
+
+// waitState polls the status of version 2.
+func waitState(t *testing.T, c *client.Client, name, state string, within time.Duration) wire.Machine {
+	t.Helper()
+	end := time.Now().Add(within)
+	for {
+		m, err := c.Machine(t.Context(), name)
+		if err == nil && m.State == state {
+			return m
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is not %s after %v: %+v %v\nconsole:\n%s", name, state, within, m, err, consoleTail(c, name))
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func consoleTail(c *client.Client, name string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	b, err := c.Log(ctx, name)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-4096):])
+}
+
+func TestCloudImageToSSH(t *testing.T) {
+	d := startDaemon(t)
+	alice, bob := newIdentity(t, "alice"), newIdentity(t, "bob")
+	ca := d.client(t, alice.cid)
+
+	// The article's request, with its strings.
+	a, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{
+		"type": "bhyve", "imgsize": "6g", "ram": "512m", "cpus": "2", "img": "debian12", "pubkey": alice.pub, "host_hostname": "hive-one",
+	})
+	if err != nil || a["id"] != "vm1" {
+		t.Fatal(a, err)
+	}
+	// Pending until it runs, with steps that only go forward.
+	last := -1.0
+	for {
+		s, err := d.v1("GET", "/api/v1/status/vm1", alice.cid, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s["status"] != "pending" {
+			if s["is_power_on"] != true || s["ssh_host"] == "" {
+				t.Fatal(s)
+			}
+			break
+		}
+		p, _ := s["progress"].(float64)
+		if p < last {
+			t.Errorf("progress went back from %v to %v", last, p)
+		}
+		last = p
+		time.Sleep(100 * time.Millisecond)
+	}
+	// Somebody else's vm1 is another machine.
+	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 1, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
+		t.Fatal(b, err)
+	}
+	m := waitState(t, ca, "vm1", "running", time.Minute)
+	t.Logf("created and running; logging in to %s", m.Address)
+	g := d.login(t, ca, m, alice)
+	t.Log("logged in")
+	g.cloudInitDone()
+	g.expect("hostname", "hive-one")
+	g.expect("nproc", "2")
+	g.expect("ip -4 -o addr show scope global", m.Address+"/")
+	g.expect("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
+	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
+
+	cb := d.client(t, bob.cid)
+	mb := waitState(t, cb, "vm1", "running", time.Minute)
+	if mb.Address == m.Address || mb.ID == m.ID || mb.MAC == m.MAC {
+		t.Errorf("two machines share something: %+v %+v", m, mb)
+	}
+	gb := d.login(t, cb, mb, bob)
+	gb.expect("hostname", "vm1")
+	// The other's key does not open it.
+	if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
+		t.Error("alice's key opens bob's machine")
+	}
+
+	t.Run("guests talk", func(t *testing.T) {
+		gb.expect("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
+		g.run("nohup sh -c 'dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r >/tmp/sum; python3 -m http.server -d /tmp 8000' >/dev/null 2>&1 & sleep 8")
+		want := strings.TrimSpace(g.run("cat /tmp/sum"))
+		gb.expect("python3 -c \"import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://"+m.Address+":8000/r').read()).hexdigest())\"", strings.Fields(want)[0])
+	})
+	t.Run("fstrim returns space", func(t *testing.T) {
+		disk := d.diskFile(t, m.ID)
+		g.run("sudo dd if=/dev/urandom of=/big bs=1M count=256 conv=fsync 2>/dev/null")
+		full := allocated(t, disk)
+		g.run("sudo rm /big; sudo sync; sudo fstrim /")
+		if after := allocated(t, disk); after > full-200<<20 {
+			t.Errorf("allocated %d before fstrim, %d after", full, after)
+		}
+	})
+	t.Run("daemon killed", func(t *testing.T) {
+		up := g.run("cat /proc/sys/kernel/random/boot_id")
+		d.kill(t, syscall.SIGKILL)
+		d.start(t)
+		if m2 := waitState(t, ca, "vm1", "running", 30*time.Second); m2.ID != m.ID || m2.Address != m.Address {
+			t.Fatalf("%+v", m2)
+		}
+		g.expect("cat /proc/sys/kernel/random/boot_id", strings.TrimSpace(up))
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		line, err := ca.Console(ctx, "vm1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer line.Close()
+		if _, err := io.WriteString(line, "\r"); err != nil {
+			t.Fatal(err)
+		}
+		readUntil(t, line, "hive-one login:")
+	})
+	t.Run("reboot in the guest", func(t *testing.T) {
+		before := g.run("cat /proc/sys/kernel/random/boot_id")
+		pid := d.workerOf(t, m.ID)
+		g.runLoose("sudo systemctl reboot")
+		g = d.login(t, ca, m, alice)
+		if after := g.run("cat /proc/sys/kernel/random/boot_id"); after == before {
+			t.Error("it did not reboot")
+		}
+		if now := d.workerOf(t, m.ID); now != pid {
+			t.Errorf("the worker changed from %d to %d: the reboot was not in place", pid, now)
+		}
+	})
+	t.Run("pause and resume", func(t *testing.T) {
+		g.run("nohup sh -c 'while :; do :; done' >/dev/null 2>&1 &")
+		if _, err := ca.Pause(t.Context(), "vm1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dialSSH(m.Address, m.User, alice, 2*time.Second); err == nil {
+			t.Error("a paused machine answers")
+		}
+		if _, err := ca.Resume(t.Context(), "vm1"); err != nil {
+			t.Fatal(err)
+		}
+		g = d.login(t, ca, m, alice)
+		g.run("pkill -f 'while :' || true")
+	})
+	t.Run("stop, start, poweroff, destroy", func(t *testing.T) {
+		if s, err := ca.Stop(t.Context(), "vm1", client.StopOptions{Timeout: 90 * time.Second}); err != nil || s.State != "stopped" || strings.Contains(s.Reason, "force") {
+			t.Fatalf("%+v %v", s, err)
+		}
+		if _, err := ca.Start(t.Context(), "vm1"); err != nil {
+			t.Fatal(err)
+		}
+		g = d.login(t, ca, m, alice)
+		g.runLoose("sudo systemctl poweroff")
+		waitState(t, ca, "vm1", "stopped", 90*time.Second)
+		if a, err := d.v1("GET", "/api/v1/destroy/vm1", alice.cid, nil); err != nil || a["Message"] != "destroy" {
+			t.Fatal(a, err)
+		}
+		if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := cb.Destroy(t.Context(), "vm1"); err != nil {
+			t.Fatal(err)
+		}
+		d.expectClean(t)
+	})
+}
+
+// Fifty creates by four clients, mixed with destroys: tiny guests, real workers.
+func TestFiftyCreatesAtOnce(t *testing.T) {
+	d := startDaemon(t)
+	var ids [4]identity
+	for i := range ids {
+		ids[i] = newIdentity(t, fmt.Sprint("client", i))
+	}
+	var g sync.WaitGroup
+	errs := make(chan error, 200)
+	for i := range ids {
+		c := d.client(t, ids[i].cid)
+		for n := range 13 {
+			g.Go(func() {
+				name := fmt.Sprintf("m%d", n)
+				ctx := context.Background()
+				for try := range 600 {
+					_, err := c.Create(ctx, wire.Create{Name: name, Image: "tiny", Memory: 96 << 20, Disk: 16 << 20, Keys: []string{ids[i].pub}})
+					if err == nil {
+						break
+					}
+					var ae *client.Error
+					if !asError(err, &ae) || ae.Status != http.StatusInsufficientStorage || try == 599 {
+						errs <- err
+						return
+					}
+					time.Sleep(100 * time.Millisecond) // the host is full until others are destroyed
+				}
+				for range 1200 {
+					m, err := c.Machine(ctx, name)
+					if err != nil {
+						errs <- err
+						return
+					}
+					if m.State == "failed" {
+						errs <- fmt.Errorf("%s: %s", name, m.Progress.Error)
+						return
+					}
+					if m.State == "running" {
+						break
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if n%2 == 0 {
+					if err := c.Destroy(ctx, name); err != nil {
+						errs <- err
+					}
+				}
+			})
+		}
+	}
+	g.Wait()
+	close(errs)
+	for err := range errs {
+		t.Error(err)
+	}
+	all, err := d.operator(t).Machines(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 4*6 {
+		t.Errorf("%d machines are left, want 24", len(all))
+	}
+	seen := map[string]string{}
+	for _, m := range all {
+		for _, k := range []string{m.Address, m.MAC, m.ID} {
+			if other := seen[k]; other != "" {
+				t.Errorf("%s and %s share %s", other, m.Name, k)
+			}
+			seen[k] = m.Namespace + "/" + m.Name
+		}
+	}
+	for i := range ids {
+		c := d.client(t, ids[i].cid)
+		for n := 1; n < 13; n += 2 {
+			if err := c.Destroy(t.Context(), fmt.Sprintf("m%d", n)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	d.expectClean(t)
+}
+
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
