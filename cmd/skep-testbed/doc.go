@@ -28,7 +28,7 @@
 //	SKEP_ZFS              2.1, 2.3 or none: which OpenZFS is loaded
 //	SKEP_TESTBED_FILES    more files and directories to send, separated by colons
 //	SKEP_TESTBED_MEMORY   MiB of memory, 4096
-//	SKEP_TESTBED_CPUS     processors, 2
+//	SKEP_TESTBED_CPUS     processors: 1 in emulation, which is trusted with no more, 2 on a true KVM
 //	SKEP_TESTBED_CACHE    what is made once, ~/.cache/skep-testbed
 //	SKEP_FREEBSD          a FreeBSD disk image or /boot directory, for -os freebsd
 //	SKEP_QEMU             another qemu-system-x86_64

@@ -53,7 +53,7 @@ func run(args []string) error {
 	fs.StringVar(&spec.Name, "name", "", "the testbed's `name`, default $SKEP_TESTBED or \"default\"")
 	fs.StringVar(&spec.OS, "os", "", "linux or freebsd")
 	fs.StringVar(&spec.ZFS, "zfs", "", "OpenZFS `version` on Linux: 2.1, 2.3 or none, default $SKEP_ZFS")
-	fs.IntVar(&spec.CPUs, "cpus", 0, "processors, default $SKEP_TESTBED_CPUS or 2")
+	fs.IntVar(&spec.CPUs, "cpus", 0, "processors, default $SKEP_TESTBED_CPUS, or 1 in emulation and 2 on a true KVM")
 	fs.IntVar(&spec.MemoryMB, "memory", 0, "`MiB` of memory, default $SKEP_TESTBED_MEMORY or 4096")
 	fs.DurationVar(&limit, "limit", 0, "end the program after this time")
 	fs.BoolVar(&foreground, "foreground", false, "up: stay, until a signal comes")
@@ -289,12 +289,13 @@ func reportTests(args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	totals, err := report.Load(*path)
-	if err != nil {
-		return err
-	}
+	var totals report.Totals
 	switch {
 	case *summary:
+		totals, err := report.Load(*path)
+		if err != nil {
+			return err
+		}
 		if totals.Passed == 0 {
 			totals.Fail("no test ran")
 		}
@@ -306,15 +307,17 @@ func reportTests(args []string) error {
 	case *failed:
 		totals.Fail(*title)
 	default:
-		before := totals.Failed
 		if err := totals.Run(os.Stdin, os.Stdout, *title); err != nil {
 			return err
 		}
-		if totals.Failed > before {
-			defer os.Exit(1)
-		}
 	}
-	return totals.Save(*path)
+	if err := totals.AddTo(*path); err != nil {
+		return err
+	}
+	if totals.Failed > 0 && !*failed {
+		os.Exit(1)
+	}
+	return nil
 }
 
 func buildAll(cache *build.Cache) error {

@@ -164,8 +164,8 @@ func (g *guest) end() ended {
 func TestFreeBSDGuest(t *testing.T) {
 	for _, cpus := range []int{1, 2, 4} {
 		t.Run(fmt.Sprintf("%d CPUs", cpus), func(t *testing.T) {
-			// Modules in the wrong order: procfs needs pseudofs.
-			g := startGuest(t, cpus, 512*vmm.MiB, "procfs.ko", "pseudofs.ko")
+			// Modules in the wrong order: if_bridge needs bridgestp.
+			g := startGuest(t, cpus, 512*vmm.MiB, "if_bridge.ko", "bridgestp.ko")
 			for boots := range 2 {
 				start := time.Now()
 				up := g.wait("SKEP-INIT up")
@@ -181,7 +181,7 @@ func TestFreeBSDGuest(t *testing.T) {
 				if got := g.wait("SKEP-INIT disk"); got != "ok" {
 					t.Errorf("disk: %s", got)
 				}
-				for _, m := range []string{"procfs", "pseudofs", "zfs"} {
+				for _, m := range []string{"if_bridge", "bridgestp", "zfs"} {
 					g.say("module " + m)
 					if got, want := g.wait("SKEP-INIT module "+m), fmt.Sprint(m != "zfs"); got != want {
 						t.Errorf("module %s is there: %s, wanted %s", m, got, want)

@@ -34,8 +34,7 @@ func freebsdMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machi
 	if kvm, _ := trueKVM(); kvm {
 		m.arg("-accel", "kvm", "-cpu", "host")
 	} else {
-		// With a thread a processor, guests with several stall under bhyve.
-		m.arg("-accel", "tcg,thread=single,tb-size=512", "-cpu", "EPYC,+svm,+npt")
+		m.arg(emulation()...)
 	}
 	m.arg("-machine", "q35", "-smp", fmt.Sprint(spec.CPUs), "-m", fmt.Sprint(spec.MemoryMB), "-bios", firmware)
 	m.arg("-object", "rng-random,filename=/dev/urandom,id=rng", "-device", "virtio-rng-pci,rng=rng")

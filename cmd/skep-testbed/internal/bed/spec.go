@@ -54,8 +54,13 @@ func (s *Spec) Complete() error {
 	if s.ZFS != "" && !slices.Contains(ZFSVersions, s.ZFS) {
 		return fmt.Errorf("a testbed has OpenZFS %v, not %q", ZFSVersions, s.ZFS)
 	}
+	// Emulated, one: see emulation.
+	cpus := 1
+	if kvm, _ := trueKVM(); kvm {
+		cpus = 2
+	}
 	var err error
-	if s.CPUs, err = number(s.CPUs, CPUsEnv, 2, 1, 64); err != nil {
+	if s.CPUs, err = number(s.CPUs, CPUsEnv, cpus, 1, 64); err != nil {
 		return err
 	}
 	s.MemoryMB, err = number(s.MemoryMB, MemoryEnv, 4096, 512, 1<<20)

@@ -26,6 +26,9 @@ var imageModules = []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_co
 const (
 	imageSize  = 1 << 30
 	imageLabel = "cloudimg-rootfs"
+	// Each character on the serial line is an exit, which emulation makes dear;
+	// and there 90 s are not enough to find the serial line itself.
+	imageCmdline = "root=LABEL=" + imageLabel + " ro console=ttyS0 quiet systemd.show_status=1 systemd.default_device_timeout_sec=600"
 )
 
 // imageFiles are written into the image before it is packed.
@@ -67,7 +70,7 @@ type ImageInfo struct {
 // Images makes or finds the directory of cloud images: for each NAME.raw,
 // NAME.vmlinuz, NAME.initrd and NAME.json (an ImageInfo).
 func (c *Cache) Images(ctx context.Context) (string, error) {
-	return c.artifact(ctx, "images", recipe("images 1", suite, imagePackages, imageModules, fmt.Sprint(imageFiles), imageMasked, imageSize),
+	return c.artifact(ctx, "images", recipe("images 1", suite, imageCmdline, imagePackages, imageModules, fmt.Sprint(imageFiles), imageMasked, imageSize),
 		func(ctx context.Context, dir string) error {
 			a, err := c.openApt(ctx)
 			if err != nil {
@@ -221,7 +224,7 @@ func (a *apt) debianImage(ctx context.Context, dir string) error {
 	info, err := json.MarshalIndent(ImageInfo{
 		Name: name, OS: "debian12", User: "debian", Disk: name + ".raw", DiskBytes: imageSize, SHA256: sum,
 		Kernel: name + ".vmlinuz", Initrd: name + ".initrd", Release: release,
-		Cmdline: "root=LABEL=" + imageLabel + " ro console=ttyS0",
+		Cmdline: imageCmdline,
 	}, "", "\t")
 	if err != nil {
 		return err

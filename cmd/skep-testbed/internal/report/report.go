@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // Totals are counts over several runs, kept in a file.
@@ -37,13 +38,31 @@ func Load(path string) (Totals, error) {
 	return t, nil
 }
 
-// Save writes totals.
-func (t Totals) Save(path string) error {
-	b, err := json.Marshal(t)
+// AddTo adds the counts to those in the file, which must exist: several runs side
+// by side may.
+func (t Totals) AddTo(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, b, 0o644)
+	defer f.Close() // which gives up the lock
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock totals %s: %w", path, err)
+	}
+	sum, err := Load(path)
+	if err != nil {
+		return err
+	}
+	sum.Passed += t.Passed
+	sum.Failed += t.Failed
+	sum.Skipped += t.Skipped
+	sum.Failures = append(sum.Failures, t.Failures...)
+	b, err := json.Marshal(sum)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0) // never shorter than before
+	return err
 }
 
 // Fail adds a failure that is no test.

@@ -12,6 +12,6 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$dir" "$root/sbin" "$root/dev"
 (cd "$here" && GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$root/sbin/init" .)
 makefs -B little -t ffs -o version=1 -s 8m "$dir/root.img" "$root" >/dev/null
-for f in kernel pseudofs.ko procfs.ko; do
+for f in kernel bridgestp.ko if_bridge.ko; do
 	cp "$boot/kernel/$f" "$dir/$f"
 done
