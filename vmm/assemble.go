@@ -17,7 +17,6 @@ import (
 type parts struct {
 	serialIn, consoleIn io.Writer
 	powerButton         func()
-	stats               func(*Stats) // adds the devices' counters
 	tables              []*acpi.Tables
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/skepvm/skep/vmm/hv"
+	"github.com/skepvm/skep/vmm/virtio/blk"
+	vnet "github.com/skepvm/skep/vmm/virtio/net"
 )
 
 // Errors of Machine's methods.
@@ -158,14 +160,7 @@ type VCPUStats struct {
 }
 
 // DiskStats counts a disk's finished requests as the guest made them.
-type DiskStats struct {
-	Reads, Writes, Flushes, Discards uint64
-	ReadBytes, WrittenBytes          uint64
-	Errors                           uint64
-}
+type DiskStats = blk.Counters
 
 // NICStats counts frames: Rx is towards the guest.
-type NICStats struct {
-	RxFrames, RxBytes, RxDropped uint64
-	TxFrames, TxBytes, TxDropped uint64
-}
+type NICStats = vnet.Counters

@@ -15,6 +15,8 @@ import (
 	"github.com/skepvm/skep/vmm/bus"
 	"github.com/skepvm/skep/vmm/guestmem"
 	"github.com/skepvm/skep/vmm/hv"
+	"github.com/skepvm/skep/vmm/virtio/blk"
+	vnet "github.com/skepvm/skep/vmm/virtio/net"
 )
 
 // Machine is one guest. Make it with New, call Run once, then Close.
@@ -27,7 +29,9 @@ type Machine struct {
 	params       boot.Params
 	cpus         []*cpu
 	devices      []device
-	begun        int // how many of them have been started
+	disks        []*blk.Device  // among the devices, as configured
+	nics         []*vnet.Device // the same
+	begun        int            // how many of them have been started
 	parts        parts
 
 	ports, mmio bus.Bus
@@ -285,8 +289,11 @@ func (m *Machine) Stats() Stats {
 	for _, c := range m.cpus {
 		s.VCPUs = append(s.VCPUs, VCPUStats{PortAccesses: c.ports.Load(), MMIOAccesses: c.mmios.Load(), Kicks: c.kicks.Load()})
 	}
-	if m.parts.stats != nil {
-		m.parts.stats(&s)
+	for _, d := range m.disks {
+		s.Disks = append(s.Disks, d.Counters())
+	}
+	for _, n := range m.nics {
+		s.NICs = append(s.NICs, n.Counters())
 	}
 	return s
 }

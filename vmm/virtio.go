@@ -54,6 +54,7 @@ func (m *Machine) addDisk(host *pci.Host, d Disk) error {
 	if err != nil {
 		return err
 	}
+	m.disks = append(m.disks, dev)
 	return m.attach(host, dev)
 }
 
@@ -69,6 +70,7 @@ func (m *Machine) addNIC(host *pci.Host, n NIC) error {
 	if err != nil {
 		return err
 	}
+	m.nics = append(m.nics, dev)
 	return m.attach(host, dev)
 }
 

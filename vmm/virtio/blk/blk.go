@@ -68,6 +68,46 @@ type Device struct {
 	zero      bool
 	writeback atomic.Bool // the driver flushes by itself
 	canFlush  bool        // the driver knows the flush command
+
+	reads, writes, flushes, discards, errors atomic.Uint64
+	readBytes, writtenBytes                  atomic.Uint64
+}
+
+// Counters counts finished requests as the guest made them.
+type Counters struct {
+	Reads, Writes, Flushes uint64
+	Discards               uint64 // write-zeroes too
+	ReadBytes              uint64
+	WrittenBytes           uint64
+	Errors                 uint64 // requests of any kind that failed, which are not counted elsewhere
+}
+
+// Counters may be read at any time.
+func (d *Device) Counters() Counters {
+	return Counters{
+		Reads: d.reads.Load(), Writes: d.writes.Load(), Flushes: d.flushes.Load(), Discards: d.discards.Load(),
+		ReadBytes: d.readBytes.Load(), WrittenBytes: d.writtenBytes.Load(), Errors: d.errors.Load(),
+	}
+}
+
+// count counts a request that was answered.
+func (d *Device) count(r *request, status uint8) {
+	if status != statusOK {
+		d.errors.Add(1)
+		return
+	}
+	switch r.kind {
+	case typeIn:
+		d.reads.Add(1)
+		d.readBytes.Add(r.size)
+	case typeOut:
+		d.writes.Add(1)
+		d.writtenBytes.Add(r.size)
+	case typeFlush:
+		d.flushes.Add(1)
+	case typeDiscard, typeWriteZeroes:
+		d.discards.Add(1)
+	}
 }
 
 // New checks c and makes a disk of it.

@@ -68,7 +68,8 @@ func do(q *vt.VirtQueue, kind uint32, sector uint64, data ...vt.VirtqDesc) byte 
 func TestReadWrite(t *testing.T) {
 	path := image(t, 4<<20)
 	m := vt.NewMachine(t, 64<<20, true)
-	d := vt.Attach(m, open(t, path, false, blk.Config{Serial: "serial-1234567890abc", Queues: 2}))
+	dev := open(t, path, false, blk.Config{Serial: "serial-1234567890abc", Queues: 2})
+	d := vt.Attach(m, dev)
 	if got := d.Config64(0); got != 8192 {
 		t.Errorf("capacity %d sectors", got)
 	}
@@ -103,6 +104,10 @@ func TestReadWrite(t *testing.T) {
 	id := qs[0].In(20)
 	if st := do(qs[0], tGetID, 0, id); st != ok || string(m.Read(id.Addr, 20)) != "serial-1234567890abc" {
 		t.Errorf("id: status %d, %q", st, m.Read(id.Addr, 20))
+	}
+	do(qs[0], tIn, 1<<40, qs[0].In(512)) // beyond the end
+	if got, want := dev.Counters(), (blk.Counters{Reads: 64, Writes: 8, Flushes: 1, ReadBytes: 4 << 20, WrittenBytes: 4 << 20, Errors: 1}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
 	}
 	onDisk, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(onDisk, want) {

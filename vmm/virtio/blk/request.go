@@ -168,6 +168,7 @@ func (s *server) finish(r *request) {
 	case !r.done:
 		written, status = s.d.do(r)
 	}
+	s.d.count(r, status)
 	r.status[0] = status
 	s.q.Push(&r.chain, uint32(written)+1)
 }

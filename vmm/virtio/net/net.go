@@ -104,7 +104,8 @@ type Device struct {
 
 	merge atomic.Bool // the driver takes a frame in several buffers
 
-	rxDropped, txDropped atomic.Uint64
+	rxFrames, rxBytes, rxDropped atomic.Uint64
+	txFrames, txBytes, txDropped atomic.Uint64
 }
 
 // New checks c and makes a device of it.
@@ -132,9 +133,20 @@ func New(c Config) (*Device, error) {
 	return d, nil
 }
 
-// Dropped is the number of frames that found no room: towards the guest, and
-// from it.
-func (d *Device) Dropped() (rx, tx uint64) { return d.rxDropped.Load(), d.txDropped.Load() }
+// Counters counts frames and their bytes: Rx is towards the guest. What was
+// dropped found no room, or was no frame.
+type Counters struct {
+	RxFrames, RxBytes, RxDropped uint64
+	TxFrames, TxBytes, TxDropped uint64
+}
+
+// Counters may be read at any time.
+func (d *Device) Counters() Counters {
+	return Counters{
+		RxFrames: d.rxFrames.Load(), RxBytes: d.rxBytes.Load(), RxDropped: d.rxDropped.Load(),
+		TxFrames: d.txFrames.Load(), TxBytes: d.txBytes.Load(), TxDropped: d.txDropped.Load(),
+	}
+}
 
 // SetLink plugs the cable in or out, as the guest sees it.
 func (d *Device) SetLink(up bool) {
@@ -257,6 +269,9 @@ func (d *Device) transmit(q *virtio.Queue) {
 			// The tap checks the header's contents.
 			if c.OutLen <= HeaderSize || c.OutLen > MaxFrame || d.down.Load() || d.backend.WriteV(c.Out) != nil {
 				d.txDropped.Add(1)
+			} else {
+				d.txFrames.Add(1)
+				d.txBytes.Add(c.OutLen - HeaderSize)
 			}
 			q.Push(&c, 0)
 		}

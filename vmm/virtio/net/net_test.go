@@ -103,6 +103,30 @@ func TestTransmit(t *testing.T) {
 	}
 }
 
+func TestCounters(t *testing.T) {
+	b, far := pair(t, 0)
+	dev, err := vnet.New(vnet.Config{Backend: b, MAC: mac})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := vt.Attach(vt.NewMachine(t, 64<<20, true), dev)
+	qs := d.Start(1<<15, 64)
+	for range 3 {
+		qs[1].Do(qs[1].Out(frame(60, 1)))
+	}
+	qs[1].Do(qs[1].Out(make([]byte, 3)))
+	qs[0].Publish(qs[0].Chain(qs[0].In(2000)))
+	qs[0].Kick()
+	if _, err := far.Write(frame(100, 1)); err != nil {
+		t.Fatal(err)
+	}
+	qs[0].Wait()
+	want := vnet.Counters{RxFrames: 1, RxBytes: 100, TxFrames: 3, TxBytes: 180, TxDropped: 1}
+	if got := dev.Counters(); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
 func TestReceive(t *testing.T) {
 	const mrg = 1 << 15
 	for name, c := range map[string]struct {

@@ -125,6 +125,8 @@ func (r *receiver) deliver(n int) bool {
 		r.d.rxDropped.Add(1)
 		return r.q.Err() == nil
 	}
+	r.d.rxFrames.Add(1)
+	r.d.rxBytes.Add(uint64(n - HeaderSize))
 	used, rest := 0, min(uint64(n), r.room)
 	for ; rest > r.held[used].InLen; used++ {
 		rest -= r.held[used].InLen
