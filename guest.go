@@ -3,7 +3,9 @@
 package skep
 
 import (
+	"cmp"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +24,10 @@ import (
 // defaultCmdline boots the first disk's first partition by label or number,
 // as an image says that says nothing.
 const defaultCmdline = "console=ttyS0 root=/dev/vda1 ro"
+
+// defaultEnv is the same of a FreeBSD image: its root file system's label as
+// FreeBSD's own VM images have it.
+const defaultEnv = "vfs.root.mountfrom=ufs:/dev/gpt/rootfs"
 
 // guest is a vmm.Machine as a worker wants it.
 type guest struct {
@@ -68,19 +74,64 @@ func buildGuest(cfg worker.Config, env worker.Env) (_ worker.Guest, err error) {
 	if kernel == nil {
 		return nil, fmt.Errorf("%w: the image brings no kernel, and this build has no firmware that would find one on the disk", errors.ErrUnsupported)
 	}
-	linux := boot.Linux{Kernel: kernel, Cmdline: cfg.Cmdline}
-	if linux.Cmdline == "" {
-		linux.Cmdline = defaultCmdline
+	if c.Boot, err = bootSource(kernel, file(worker.FileInitrd), cfg.Cmdline); err != nil {
+		return nil, err
 	}
-	if initrd := file(worker.FileInitrd); initrd != nil {
-		linux.Initrd = initrd
-	}
-	c.Boot = linux
 	g.m, err = vmm.New(c)
 	if err != nil {
 		return nil, err
 	}
 	return g, nil
+}
+
+// bootSource is how an image's kernel is booted: an ELF file as FreeBSD's, whose
+// initrd is the image of a memory disk and whose command line is the kernel's
+// environment, name=value and name="two words"; all else as a Linux bzImage.
+func bootSource(kernel, initrd *os.File, cmdline string) (boot.Source, error) {
+	var magic [4]byte
+	if _, err := kernel.ReadAt(magic[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the kernel: %w", err)
+	}
+	if string(magic[:]) != elf.ELFMAG {
+		linux := boot.Linux{Kernel: kernel, Cmdline: cmp.Or(cmdline, defaultCmdline)}
+		if initrd != nil {
+			linux.Initrd = initrd
+		}
+		return linux, nil
+	}
+	env, err := kernelEnv(cmp.Or(cmdline, defaultEnv))
+	if err != nil {
+		return nil, err
+	}
+	freebsd := boot.FreeBSD{Kernel: kernel, Env: env}
+	if initrd != nil {
+		freebsd.Modules = []boot.FreeBSDModule{{Name: "/boot/mfsroot", Type: "mfs_root", File: initrd}}
+	}
+	return freebsd, nil
+}
+
+// kernelEnv parses a FreeBSD command line.
+func kernelEnv(line string) (map[string]string, error) {
+	env := map[string]string{}
+	for line = strings.TrimLeft(line, " \t"); line != ""; line = strings.TrimLeft(line, " \t") {
+		name, rest, ok := strings.Cut(line, "=")
+		if !ok || name == "" || strings.ContainsAny(name, " \t\"") {
+			return nil, fmt.Errorf("FreeBSD kernel environment %q: want name=value or name=\"value\"", line)
+		}
+		var value string
+		if quoted, is := strings.CutPrefix(rest, `"`); is {
+			if value, line, ok = strings.Cut(quoted, `"`); !ok {
+				return nil, fmt.Errorf("FreeBSD kernel environment: the value of %s lacks its closing quote", name)
+			}
+		} else {
+			value, line = rest, ""
+			if end := strings.IndexAny(rest, " \t"); end >= 0 {
+				value, line = rest[:end], rest[end:]
+			}
+		}
+		env[name] = value
+	}
+	return env, nil
 }
 
 // events turns the machine's into the worker's. They come from one goroutine.

@@ -88,7 +88,9 @@ type Image struct {
 	MinRAM  Size   `yaml:"min_ram"`
 
 	// Kernel and Initrd, which are verified and kept beside the image, boot it
-	// directly, with Cmdline.
+	// directly, with Cmdline. A kernel that is an ELF file is FreeBSD's: the
+	// initrd is then a memory disk's image (md0) and the command line the kernel's
+	// environment, such as vfs.root.mountfrom=ufs:/dev/gpt/rootfs.
 	Kernel  *File  `yaml:"kernel"`
 	Initrd  *File  `yaml:"initrd"`
 	Cmdline string `yaml:"cmdline"`
