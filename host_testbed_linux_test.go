@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
@@ -46,6 +47,12 @@ func realConfig(t testing.TB, p place) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var image struct{ Cmdline string }
+	if b, err := os.ReadFile(filepath.Join(imagesDir, "debian12.json")); err != nil {
+		t.Fatal(err)
+	} else if err := json.Unmarshal(b, &image); err != nil {
+		t.Fatal(err)
+	}
 	tiny := filepath.Join(p.dir, "tiny.raw")
 	if err := os.WriteFile(tiny, make([]byte, 8*MiB), 0o600); err != nil {
 		t.Fatal(err)
@@ -61,7 +68,7 @@ images:
     user: debian
     kernel: {source: `+imagesDir+`/debian12.vmlinuz}
     initrd: {source: `+imagesDir+`/debian12.initrd}
-    cmdline: "root=LABEL=cloudimg-rootfs ro console=ttyS0"
+    cmdline: "`+image.Cmdline+`"
   - name: tiny
     source: `+tiny+`
     format: raw

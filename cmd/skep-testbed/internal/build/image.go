@@ -36,6 +36,8 @@ var imageFiles = map[string]string{
 	"etc/fstab":    "LABEL=" + imageLabel + " / ext4 defaults,noatime 0 1\n",
 	"etc/hostname": "debian\n",
 	"etc/hosts":    "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+	// cloud-init generates any other locale, for which the image has no package.
+	"etc/default/locale": "LANG=C.UTF-8\n",
 	// Empty: each machine makes its own.
 	"etc/machine-id":                    "",
 	"etc/cloud/cloud.cfg.d/90_dpkg.cfg": "datasource_list: [ NoCloud, ConfigDrive, None ]\n",
