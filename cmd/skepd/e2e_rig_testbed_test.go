@@ -49,6 +49,7 @@ type skepd struct {
 	dir, url, socket, bridge string
 	cmd                      *exec.Cmd
 	log                      *os.File
+	logins                   []*ssh.Client
 }
 
 func startDaemon(t *testing.T) *skepd {
@@ -70,6 +71,9 @@ func startDaemon(t *testing.T) *skepd {
 	d := &skepd{dir: dir, url: "http://" + addr, socket: filepath.Join(dir, "run", "api.sock"), bridge: "skept" + strconv.Itoa(os.Getpid()%1000), log: log}
 	d.start(t)
 	t.Cleanup(func() {
+		for _, l := range d.logins {
+			l.Close()
+		}
 		if t.Failed() {
 			b, _ := os.ReadFile(log.Name())
 			t.Logf("skepd's log:\n%s", b[max(0, len(b)-16384):])
@@ -196,7 +200,7 @@ func (d *skepd) login(t *testing.T, c *client.Client, m wire.Machine, id identit
 	for {
 		s, err := dialSSH(m.Address, m.User, id, 3*time.Second)
 		if err == nil {
-			t.Cleanup(func() { s.Close() })
+			d.logins = append(d.logins, s)
 			return &guest{t, s}
 		}
 		if time.Now().After(end) {
@@ -204,6 +208,41 @@ func (d *skepd) login(t *testing.T, c *client.Client, m wire.Machine, id identit
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
+}
+
+// in is g for a subtest.
+func (g *guest) in(t *testing.T) *guest { return &guest{t, g.c} }
+
+// bootID changes with every boot.
+func (g *guest) bootID() string {
+	g.t.Helper()
+	return strings.TrimSpace(g.run("cat /proc/sys/kernel/random/boot_id"))
+}
+
+// clockOff is how far the guest's clock is from ours.
+func (g *guest) clockOff() time.Duration {
+	g.t.Helper()
+	ns, err := strconv.ParseInt(strings.TrimSpace(g.run("date +%s%N")), 10, 64)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return time.Until(time.Unix(0, ns))
+}
+
+// relogin waits until the machine lets id in after another boot than before.
+func (d *skepd) relogin(t *testing.T, c *client.Client, m wire.Machine, id identity, before string) *guest {
+	t.Helper()
+	for range 120 {
+		g := d.login(t, c, m, id)
+		// It may still be on its way down.
+		if now, err := g.exec("cat /proc/sys/kernel/random/boot_id"); err == nil && strings.TrimSpace(now) != before {
+			return g
+		}
+		g.c.Close()
+		time.Sleep(time.Second)
+	}
+	t.Fatalf("%s does not boot again; console:\n%s", m.Name, consoleTail(c, m.Name))
+	return nil
 }
 
 func (g *guest) exec(cmd string) (string, error) {

@@ -81,7 +81,7 @@ func TestCloudImageToSSH(t *testing.T) {
 
 	// The article's request, with its strings.
 	a, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{
-		"type": "bhyve", "imgsize": "6g", "ram": "512m", "cpus": "2", "img": "debian12", "pubkey": alice.pub, "host_hostname": "hive-one",
+		"type": "bhyve", "imgsize": "6g", "ram": "512m", "cpus": "1", "img": "debian12", "pubkey": alice.pub, "host_hostname": "hive-one",
 	})
 	if err != nil || a["id"] != "vm1" {
 		t.Fatal(a, err)
@@ -113,13 +113,13 @@ func TestCloudImageToSSH(t *testing.T) {
 	g.cloudInitDone()
 	t.Log("cloud-init done")
 	g.expect("hostname", "hive-one")
-	g.expect("nproc", "2")
+	g.expect("nproc", "1")
 	g.expect("ip -4 -o addr show scope global", m.Address+"/")
 	g.expect("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
 	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
 
 	// Somebody else's vm1 is another machine.
-	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 1, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
+	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 2, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
 		t.Fatal(b, err)
 	}
 	cb := d.client(t, bob.cid)
@@ -129,12 +129,14 @@ func TestCloudImageToSSH(t *testing.T) {
 	}
 	gb := d.login(t, cb, mb, bob)
 	gb.expect("hostname", "vm1")
+	gb.expect("nproc", "2")
 	// The other's key does not open it.
 	if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
 		t.Error("alice's key opens bob's machine")
 	}
 
 	t.Run("guests talk", func(t *testing.T) {
+		g, gb := g.in(t), gb.in(t)
 		gb.expect("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
 		g.run("nohup sh -c 'dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r >/tmp/sum; python3 -m http.server -d /tmp 8000' >/dev/null 2>&1 & sleep 8")
 		want := strings.TrimSpace(g.run("cat /tmp/sum"))
@@ -145,6 +147,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("fstrim returns space", func(t *testing.T) {
+		g := g.in(t)
 		disk := d.diskFile(t, m.ID)
 		g.run("sudo dd if=/dev/urandom of=/big bs=1M count=256 conv=fsync 2>/dev/null")
 		full := allocated(t, disk)
@@ -154,13 +157,16 @@ func TestCloudImageToSSH(t *testing.T) {
 		}
 	})
 	t.Run("daemon killed", func(t *testing.T) {
-		up := g.run("cat /proc/sys/kernel/random/boot_id")
+		g := g.in(t)
+		up := g.bootID()
 		d.kill(t, syscall.SIGKILL)
 		d.start(t)
 		if m2 := waitState(t, ca, "vm1", "running", 30*time.Second); m2.ID != m.ID || m2.Address != m.Address {
 			t.Fatalf("%+v", m2)
 		}
-		g.expect("cat /proc/sys/kernel/random/boot_id", strings.TrimSpace(up))
+		if now := g.bootID(); now != up {
+			t.Errorf("the guest booted anew: %s, then %s", up, now)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		line, err := ca.Console(ctx, "vm1")
@@ -174,18 +180,16 @@ func TestCloudImageToSSH(t *testing.T) {
 		readUntil(t, line, "hive-one login:")
 	})
 	t.Run("reboot in the guest", func(t *testing.T) {
-		before := g.run("cat /proc/sys/kernel/random/boot_id")
+		before := g.in(t).bootID()
 		pid := d.workerOf(t, m.ID)
-		g.runLoose("sudo systemctl reboot")
-		g = d.login(t, ca, m, alice)
-		if after := g.run("cat /proc/sys/kernel/random/boot_id"); after == before {
-			t.Error("it did not reboot")
-		}
+		g.in(t).runLoose("sudo systemctl reboot")
+		g = d.relogin(t, ca, m, alice, before)
 		if now := d.workerOf(t, m.ID); now != pid {
 			t.Errorf("the worker changed from %d to %d: the reboot was not in place", pid, now)
 		}
 	})
 	t.Run("pause and resume", func(t *testing.T) {
+		g := g.in(t)
 		g.run("nohup sh -c 'while :; do :; done' >/dev/null 2>&1 &")
 		if _, err := ca.Pause(t.Context(), "vm1"); err != nil {
 			t.Fatal(err)
@@ -196,19 +200,21 @@ func TestCloudImageToSSH(t *testing.T) {
 		if _, err := ca.Resume(t.Context(), "vm1"); err != nil {
 			t.Fatal(err)
 		}
-		g = d.login(t, ca, m, alice)
-		g.run("pkill -f 'while :' || true")
+		g.run("pkill -f 'while :' || true") // over the same connection
+		if off := g.clockOff(); off < -5*time.Second || off > 5*time.Second {
+			t.Errorf("the guest's clock is off by %v", off)
+		}
 	})
 	t.Run("stop, start, poweroff, destroy", func(t *testing.T) {
-		if s, err := ca.Stop(t.Context(), "vm1", client.StopOptions{Timeout: 90 * time.Second}); err != nil || s.State != "stopped" || strings.Contains(s.Reason, "force") {
+		if s, err := ca.Stop(t.Context(), "vm1", client.StopOptions{Timeout: 4 * time.Minute}); err != nil || s.State != "stopped" || strings.Contains(s.Reason, "force") {
 			t.Fatalf("%+v %v", s, err)
 		}
 		if _, err := ca.Start(t.Context(), "vm1"); err != nil {
 			t.Fatal(err)
 		}
-		g = d.login(t, ca, m, alice)
+		g := d.login(t, ca, m, alice)
 		g.runLoose("sudo systemctl poweroff")
-		waitState(t, ca, "vm1", "stopped", 90*time.Second)
+		waitState(t, ca, "vm1", "stopped", 4*time.Minute)
 		if a, err := d.v1("GET", "/api/v1/destroy/vm1", alice.cid, nil); err != nil || a["Message"] != "destroy" {
 			t.Fatal(a, err)
 		}
