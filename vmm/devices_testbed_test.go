@@ -3,8 +3,7 @@
 //go:build testbed && (linux || guests)
 
 // On FreeBSD these tests are asked for by the tag guests, with SKEP_GUEST_DIR
-// naming the guest: the FreeBSD testbed does not bring one, and in emulation a
-// guest of two processors does not run reliably on it.
+// naming the guest, which the FreeBSD testbed does not bring.
 
 package vmm_test
 

@@ -18,6 +18,8 @@
 //	skep-testbed status
 //	skep-testbed down [-all]
 //	skep-testbed build                         make all that is cached
+//	skep-testbed guest                         where the small guest of package testguest is (on a Linux testbed: /opt/skep/guest)
+//	skep-testbed images                        where the cloud images are (on a Linux testbed: /opt/skep/images)
 //
 // A program without a slash in its name is one of the testbed's own:
 // skep-testbed exec ip link.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -37,7 +38,7 @@ func main() {
 	}
 }
 
-const usage = "usage: skep-testbed up|exec|shell|down|status|build|has|report [options] [program arguments...] (go doc ./cmd/skep-testbed tells more)"
+const usage = "usage: skep-testbed up|exec|shell|down|status|build|guest|images|has|report [options] [program arguments...] (go doc ./cmd/skep-testbed tells more)"
 
 func run(args []string) error {
 	if len(args) == 0 {
@@ -100,6 +101,18 @@ func run(args []string) error {
 		dir, err := cache.Catalogue(ctx)
 		if err == nil {
 			fmt.Println(dir)
+		}
+		return err
+	case "guest":
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+		agent, err := cache.Agent(ctx, "linux")
+		if err != nil {
+			return err
+		}
+		disk, err := cache.Guest(ctx, agent)
+		if err == nil {
+			fmt.Println(filepath.Dir(disk))
 		}
 		return err
 	case "has":

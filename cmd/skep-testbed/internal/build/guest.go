@@ -28,7 +28,7 @@ func (c *Cache) Guest(ctx context.Context, init string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := c.artifact(ctx, "guest", recipe("guest 1", kernel, sum), func(ctx context.Context, dir string) error {
+	dir, err := c.artifact(ctx, "guest", recipe("guest 2", kernel, sum), func(ctx context.Context, dir string) error {
 		list, err := os.ReadFile(filepath.Join(kernel, "initrd.list"))
 		if err != nil {
 			return err
@@ -67,6 +67,12 @@ func (c *Cache) Guest(ctx context.Context, init string) (string, error) {
 		}
 		if err := c.squash(ctx, tree, filepath.Join(dir, "guest.squashfs")); err != nil {
 			return err
+		}
+		// Beside it, for a testbed that does not mount it.
+		for _, name := range []string{"vmlinuz", "initrd"} {
+			if err := os.Rename(filepath.Join(dest, name), filepath.Join(dir, name)); err != nil {
+				return err
+			}
 		}
 		return os.RemoveAll(tree)
 	})
