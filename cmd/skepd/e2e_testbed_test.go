@@ -138,9 +138,10 @@ func TestCloudImageToSSH(t *testing.T) {
 	t.Run("guests talk", func(t *testing.T) {
 		g, gb := g.in(t), gb.in(t)
 		gb.expect("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
-		g.run("nohup sh -c 'dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r >/tmp/sum; python3 -m http.server -d /tmp 8000' >/dev/null 2>&1 & sleep 8")
-		want := strings.TrimSpace(g.run("cat /tmp/sum"))
-		gb.expect("python3 -c \"import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://"+m.Address+":8000/r').read()).hexdigest())\"", strings.Fields(want)[0])
+		sum := strings.Fields(g.run("dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r"))[0]
+		g.run("nohup python3 -m http.server -d /tmp 8000 >/dev/null 2>&1 &")
+		fetch := "import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://" + m.Address + ":8000/r').read()).hexdigest())"
+		gb.expect(`for i in $(seq 60); do python3 -c "`+fetch+`" 2>/dev/null && exit 0; sleep 1; done; exit 1`, sum)
 	})
 	// Two at once are slow in emulation: the rest is about alice's.
 	if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
