@@ -119,7 +119,7 @@ func TestCloudImageToSSH(t *testing.T) {
 	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
 
 	// Somebody else's vm1 is another machine.
-	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 2, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
+	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 1, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
 		t.Fatal(b, err)
 	}
 	cb := d.client(t, bob.cid)
@@ -129,7 +129,6 @@ func TestCloudImageToSSH(t *testing.T) {
 	}
 	gb := d.login(t, cb, mb, bob)
 	gb.expect("hostname", "vm1")
-	gb.expect("nproc", "2")
 	// The other's key does not open it.
 	if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
 		t.Error("alice's key opens bob's machine")
