@@ -20,7 +20,7 @@ import (
 )
 
 // key is an SSH key of a test's own.
-func key25519(t *testing.T) (ssh.Signer, string) {
+func key25519(t testing.TB) (ssh.Signer, string) {
 	t.Helper()
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -36,6 +36,16 @@ func key25519(t *testing.T) (ssh.Signer, string) {
 // dial logs into a machine, which may still be booting.
 func dial(t *testing.T, m *Machine, key ssh.Signer, patience time.Duration) *ssh.Client {
 	t.Helper()
+	c, err := login(m, key, patience)
+	if err != nil {
+		log, _ := m.ConsoleLog(t.Context())
+		t.Fatalf("%v; status %+v; console:\n%s", err, m.Status(), log)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func login(m *Machine, key ssh.Signer, patience time.Duration) (*ssh.Client, error) {
 	s := m.Status()
 	cfg := &ssh.ClientConfig{
 		User: s.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
@@ -45,12 +55,10 @@ func dial(t *testing.T, m *Machine, key ssh.Signer, patience time.Duration) *ssh
 	for end := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
 		c, err := ssh.Dial("tcp", addr, cfg)
 		if err == nil {
-			t.Cleanup(func() { c.Close() })
-			return c
+			return c, nil
 		}
 		if time.Now().After(end) {
-			log, _ := m.ConsoleLog(t.Context())
-			t.Fatalf("ssh to %s within %s: %v; status %+v; console:\n%s", addr, patience, err, m.Status(), log)
+			return nil, fmt.Errorf("ssh to %s within %s: %w", addr, patience, err)
 		}
 	}
 }
@@ -128,7 +136,7 @@ func checkOverhead(t *testing.T, pid int, guest int64) {
 
 // overhead is what a worker has resident beside its guest's memory: its
 // proportional set size, by proc_pid_smaps(5).
-func overhead(t *testing.T, pid int, guest int64) (sum int64) {
+func overhead(t testing.TB, pid int, guest int64) (sum int64) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {

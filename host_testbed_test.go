@@ -64,7 +64,7 @@ func tinySpec(name string) MachineSpec {
 }
 
 // inside speaks with the test guest of a machine.
-func inside(t *testing.T, m *Machine) *testguest.Client {
+func inside(t testing.TB, m *Machine) *testguest.Client {
 	t.Helper()
 	c, err := m.Console(context.WithoutCancel(t.Context()))
 	if err != nil {
@@ -78,7 +78,7 @@ func inside(t *testing.T, m *Machine) *testguest.Client {
 	return g
 }
 
-func bounded(t *testing.T, d time.Duration) context.Context {
+func bounded(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx

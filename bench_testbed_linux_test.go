@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed
+
+package skep
+
+import (
+	"fmt"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skepvm/skep/internal/testguest"
+)
+
+// BenchmarkMemory compares what a worker has resident beside its guest's memory
+// with what QEMU's microvm has, once the same guest has booted.
+func BenchmarkMemory(b *testing.B) {
+	p := newPlace(b)
+	h := realHost(b, p)
+	spec := tinySpec("vm1")
+	m, err := h.Create(b.Context(), spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := m.Wait(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	inside(b, m)
+	ours := overhead(b, m.Status().WorkerPID, spec.Memory)
+	files, err := testguest.Find()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command("qemu-system-x86_64", "-M", "microvm,pcie=on,accel=kvm", "-cpu", "host", "-m", fmt.Sprint(spec.Memory/MiB),
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-kernel", files.Kernel, "-initrd", files.Initrd,
+		"-append", testguest.Cmdline(testguest.Serial),
+		"-drive", "if=none,id=d,format=raw,file="+p.dir+"/tiny.raw", "-device", "virtio-blk-pci,drive=d", "-device", "virtio-rng-pci")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if err := testguest.NewClient(out, in).Ready(bounded(b, 3*time.Minute)); err != nil {
+		b.Fatal(err)
+	}
+	theirs := overhead(b, cmd.Process.Pid, spec.Memory)
+	b.ReportMetric(float64(ours)/MiB, "MiB")
+	b.ReportMetric(float64(theirs)/MiB, "qemu-MiB")
+	b.ReportMetric(float64(ours)/float64(theirs), "ratio")
+	b.ReportMetric(0, "ns/op")
+	if err := m.Destroy(b.Context()); err != nil {
+		b.Error(err)
+	}
+}
+
+// BenchmarkCreate is the time from the order to a login by ssh, of a Debian cloud
+// image that is warm.
+func BenchmarkCreate(b *testing.B) {
+	for _, n := range []int{1, 10} {
+		b.Run(fmt.Sprintf("machines=%d", n), func(b *testing.B) {
+			p := newPlace(b)
+			cfg := realConfig(b, p)
+			cfg.Limits.Memory = 64 * GiB // guests touch little of what they have
+			h, err := Open(b.Context(), cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { h.Close() })
+			if err := h.WarmImage(b.Context(), "debian12", nil); err != nil {
+				b.Fatal(err)
+			}
+			key, pub := key25519(b)
+			var mu sync.Mutex
+			var last, sum time.Duration
+			var all sync.WaitGroup
+			begin := time.Now()
+			for i := range n {
+				m, err := h.Create(b.Context(), MachineSpec{
+					Name: fmt.Sprintf("vm%d", i), Image: "debian12", CPUs: 1, Memory: 384 * MiB, Disk: 2 * GiB, Keys: []string{pub},
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				all.Go(func() {
+					if err := m.Wait(b.Context()); err != nil {
+						b.Error(err)
+						return
+					}
+					c, err := login(m, key, time.Hour)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					c.Close()
+					mu.Lock()
+					defer mu.Unlock()
+					last = time.Since(begin)
+					sum += last
+				})
+			}
+			all.Wait()
+			b.ReportMetric(last.Seconds(), "s/last")
+			b.ReportMetric(sum.Seconds()/float64(n), "s/mean")
+			b.ReportMetric(0, "ns/op")
+			for _, s := range h.List("") {
+				if m, err := h.Get("", s.Spec.Name); err == nil {
+					if err := m.Destroy(b.Context()); err != nil {
+						b.Error(err)
+					}
+				}
+			}
+		})
+	}
+}
