@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-//go:build testbed && linux
+//go:build testbed && (linux || guests)
 
 package main
 
@@ -29,6 +29,7 @@ import (
 	"github.com/skepvm/skep/api/client"
 	"github.com/skepvm/skep/api/wire"
 	"github.com/skepvm/skep/internal/testguest"
+	"github.com/skepvm/skep/netif"
 )
 
 // The test binary is also the daemon and, through it, the worker.
@@ -88,7 +89,14 @@ func startDaemon(t *testing.T) *skepd {
 		d.kill(t, syscall.SIGTERM)
 		log.Close()
 		os.RemoveAll(dir)
-		_ = exec.Command("ip", "link", "del", d.bridge).Run()
+		c, err := netif.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Destroy(d.bridge); err != nil && !errors.Is(err, netif.ErrNotFound) {
+			t.Error(err)
+		}
 	})
 	return d
 }
@@ -304,41 +312,6 @@ func readUntil(t *testing.T, r io.Reader, want string) {
 	}
 }
 
-// processes lists the pids whose command line names this daemon's directory.
-func (d *skepd) processes(t *testing.T, also string) (pids []int) {
-	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == d.cmd.Process.Pid || pid == os.Getpid() {
-			continue
-		}
-		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		for _, f := range fds {
-			if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, f.Name())); err == nil && strings.HasPrefix(to, d.dir) && strings.Contains(to, also) {
-				pids = append(pids, pid)
-				break
-			}
-		}
-	}
-	return pids
-}
-
-func (d *skepd) workerOf(t *testing.T, id string) int {
-	t.Helper()
-	pids := d.processes(t, id)
-	if len(pids) != 1 {
-		t.Fatalf("workers of %s: %v", id, pids)
-	}
-	return pids[0]
-}
-
 // diskFile finds the disk of a machine in the store.
 func (d *skepd) diskFile(t *testing.T, id string) string {
 	t.Helper()
@@ -352,14 +325,23 @@ func (d *skepd) diskFile(t *testing.T, id string) string {
 // expectClean fails if anything of a destroyed machine is left.
 func (d *skepd) expectClean(t *testing.T) {
 	t.Helper()
-	if pids := d.processes(t, ""); len(pids) != 0 {
-		t.Errorf("workers are left: %v", pids)
+	if w := d.workers(t); len(w) != 0 {
+		t.Errorf("workers are left: %v", w)
 	}
 	if list, _ := filepath.Glob(filepath.Join(d.dir, "store", "machines", "*")); len(list) != 0 {
 		t.Errorf("files are left: %v", list)
 	}
-	if list, _ := filepath.Glob(filepath.Join("/sys/class/net", d.bridge, "brif", "*")); len(list) != 0 {
-		t.Errorf("taps are left: %v", list)
+	c, err := netif.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	taps, err := c.Members(d.bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tap := range taps {
+		t.Errorf("tap %s is left", tap.Name)
 	}
 	h, err := d.operator(t).Host(t.Context())
 	if err != nil {

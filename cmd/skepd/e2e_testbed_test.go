@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-//go:build testbed && linux
+//go:build testbed && (linux || guests)
 
 package main
 
@@ -147,6 +147,10 @@ func TestCloudImageToSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("fstrim returns space", func(t *testing.T) {
+		if !holes {
+			t.Log("this system's file system cannot punch holes")
+			return
+		}
 		g := g.in(t)
 		disk := d.diskFile(t, m.ID)
 		g.run("sudo dd if=/dev/urandom of=/big bs=1M count=256 conv=fsync 2>/dev/null")
@@ -181,11 +185,10 @@ func TestCloudImageToSSH(t *testing.T) {
 	})
 	t.Run("reboot in the guest", func(t *testing.T) {
 		before := g.in(t).bootID()
-		pid := d.workerOf(t, m.ID)
 		g.in(t).runLoose("sudo systemctl reboot")
 		g = d.relogin(t, ca, m, alice, before)
-		if now := d.workerOf(t, m.ID); now != pid {
-			t.Errorf("the worker changed from %d to %d: the reboot was not in place", pid, now)
+		if now, err := ca.Machine(t.Context(), "vm1"); err != nil || now.Resets != 1 {
+			t.Errorf("%d resets: the reboot was not in place (%v)", now.Resets, err)
 		}
 	})
 	t.Run("pause and resume", func(t *testing.T) {

@@ -52,6 +52,15 @@ func boot() (string, error) {
 			return "", err
 		}
 	}
+	for _, disk := range imagesDisks {
+		if _, err := os.Stat(disk); err != nil {
+			continue
+		}
+		if err := nmount(unix.MNT_RDONLY, "fstype", "ufs", "fspath", "/opt/skep/images", "from", disk); err != nil {
+			return "", err
+		}
+		break
+	}
 	return "/sbin/init", nil
 }
 
@@ -62,6 +71,9 @@ const portDrops = true
 // mailboxes are the names of the disk through which files come: by its serial,
 // or by its place where the kernel does not label disks.
 var mailboxes = []string{"/dev/diskid/DISK-mailbox", "/dev/vtbd1"}
+
+// imagesDisks are those of the disk with the cloud images.
+var imagesDisks = []string{"/dev/diskid/DISK-images", "/dev/vtbd2"}
 
 // openControl opens the port through which the command outside speaks.
 func openControl() (io.ReadWriteCloser, error) {

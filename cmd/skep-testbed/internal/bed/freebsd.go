@@ -55,7 +55,11 @@ func freebsdMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machi
 	if fb.Image {
 		return m.addSeed(agentPath)
 	}
-	return nil
+	images, err := cache.ImagesUFS(ctx)
+	if err != nil {
+		return err
+	}
+	return m.disk("images", images, true)
 }
 
 // diskFormat tells a qcow2 file from a raw one and refuses what is neither.

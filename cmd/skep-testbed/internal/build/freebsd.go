@@ -35,7 +35,7 @@ var freebsdModules = []string{
 
 const (
 	espSize     = 64 << 20
-	ufsSize     = 2 << 30
+	ufsSize     = 4 << 30
 	freebsdConf = `autoboot_delay="-1"
 beastie_disable="YES"
 loader_logo="none"
@@ -100,7 +100,7 @@ func (c *Cache) FreeBSD(ctx context.Context, agent string) (*FreeBSD, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := c.artifact(ctx, "freebsddisk", recipe("freebsd 1", state, sum, freebsdModules, freebsdConf),
+	dir, err := c.artifact(ctx, "freebsddisk", recipe("freebsd 2", state, sum, freebsdModules, freebsdConf),
 		func(ctx context.Context, dir string) error { return c.freebsdDisk(ctx, boot, agent, dir) })
 	return &FreeBSD{Disk: filepath.Join(dir, "disk.raw")}, err
 }
@@ -129,7 +129,7 @@ func (c *Cache) freebsdDisk(ctx context.Context, boot, agent, dir string) error 
 	if err := os.CopyFS(filepath.Join(tree, "boot"), os.DirFS(boot)); err != nil {
 		return err
 	}
-	for _, d := range []string{"dev", "etc", "sbin", "bin", "usr/bin", "usr/sbin", "root", "tmp", "var/tmp", "var/run", "var/log", "mnt", "proc"} {
+	for _, d := range []string{"dev", "etc", "sbin", "bin", "usr/bin", "usr/sbin", "root", "tmp", "var/tmp", "var/run", "var/log", "mnt", "proc", "opt/skep/images"} {
 		if err := os.MkdirAll(filepath.Join(tree, d), 0o755); err != nil {
 			return err
 		}

@@ -152,6 +152,18 @@ func (c *Cache) ImagesDisk(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "images.raw"), err
 }
 
+// ImagesUFS is the same for a FreeBSD testbed.
+func (c *Cache) ImagesUFS(ctx context.Context) (string, error) {
+	images, err := c.Catalogue(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, err := c.artifact(ctx, "imagesufs", recipe("imagesufs 1", images), func(ctx context.Context, dir string) error {
+		return c.run(ctx, "packing the images", command("makefs", "-B", "little", "-t", "ffs", "-o", "version=1", filepath.Join(dir, "images.raw"), images))
+	})
+	return filepath.Join(dir, "images.raw"), err
+}
+
 func (a *apt) debianImage(ctx context.Context, dir string) error {
 	tree := filepath.Join(dir, "tree")
 	// The configuration must be there before the kernel's installation makes
