@@ -96,7 +96,7 @@ type ended struct {
 // 64 MiB.
 func startGuest(t *testing.T, cpus int, memory uint64, modules ...string) *guest {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	disk, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	if err != nil {
