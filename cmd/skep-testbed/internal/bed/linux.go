@@ -32,7 +32,9 @@ import (
 // comes after VMRUN has injected an interrupt and before the next exit, QEMU
 // delivers the interrupt again, to a guest that has interrupts disabled.
 //
-// Kernels and their guests hang or crash of either, now and then.
+// Kernels and their guests hang or crash of either, now and then. With one
+// processor the second is left for the rare other reasons that QEMU has to take
+// the thread out of the guest.
 //
 // QEMU before 10.0.3 reads 32 bytes for VINSERTI128's 16, which faults at the end
 // of a mapping, as in FreeBSD's SHA-256: without AVX2 nothing uses it.
