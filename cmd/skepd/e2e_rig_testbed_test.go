@@ -253,14 +253,19 @@ func (d *skepd) relogin(t *testing.T, c *client.Client, m wire.Machine, id ident
 	return nil
 }
 
-func (g *guest) exec(cmd string) (string, error) {
+func (g *guest) exec(cmd string) (string, error) { return g.execWithin(4*time.Minute, cmd) }
+
+// execWithin runs a command and ends the connection when it takes longer: a
+// session closed would still wait for the other side to agree, which one that
+// was powered off never does.
+func (g *guest) execWithin(limit time.Duration, cmd string) (string, error) {
+	timer := time.AfterFunc(limit, func() { g.c.Close() })
+	defer timer.Stop()
 	s, err := g.c.NewSession()
 	if err != nil {
 		return "", err
 	}
 	defer s.Close()
-	timer := time.AfterFunc(4*time.Minute, func() { s.Close() })
-	defer timer.Stop()
 	b, err := s.CombinedOutput(cmd)
 	return string(b), err
 }
@@ -277,7 +282,7 @@ func (g *guest) run(cmd string) string {
 
 // runLoose runs a command that may take the connection with it.
 func (g *guest) runLoose(cmd string) {
-	_, _ = g.exec(cmd)
+	_, _ = g.execWithin(30*time.Second, cmd)
 	g.c.Close()
 	time.Sleep(2 * time.Second)
 }

@@ -88,7 +88,7 @@ func TestCloudImageToSSH(t *testing.T) {
 	}
 	// Pending until it runs, with steps that only go forward.
 	last := -1.0
-	for {
+	for end := time.Now().Add(5 * time.Minute); ; {
 		s, err := d.v1("GET", "/api/v1/status/vm1", alice.cid, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -104,6 +104,9 @@ func TestCloudImageToSSH(t *testing.T) {
 			t.Errorf("progress went back from %v to %v", last, p)
 		}
 		last = p
+		if time.Now().After(end) {
+			t.Fatalf("still pending: %v", s)
+		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	m := waitState(t, ca, "vm1", "running", time.Minute)

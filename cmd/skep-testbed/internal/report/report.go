@@ -8,10 +8,13 @@ package report
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -65,7 +68,7 @@ func (t Totals) AddTo(path string) error {
 	return err
 }
 
-// Fail adds a failure that is no test.
+// Fail adds a failure by name and, where known, its cause.
 func (t *Totals) Fail(what string) {
 	t.Failed++
 	t.Failures = append(t.Failures, what)
@@ -91,19 +94,28 @@ type event struct {
 	Elapsed                                                float64
 }
 
-// maxOutput bounds what is kept of one test's output.
-const maxOutput = 256 << 10
+// maxOutput bounds what is kept of one test's output, maxCause what is said of it
+// once more in the summary.
+const (
+	maxOutput = 256 << 10
+	maxCause  = 300
+)
+
+// pkg is what one run has told so far of one package.
+type pkg struct {
+	output         map[string][]byte // of its tests, and its own under ""
+	running        []string          // in order of their starts
+	passed, failed int
+}
 
 // Run reads events until the end, shows them under title and adds them to t.
 func (t *Totals) Run(r io.Reader, w io.Writer, title string) error {
-	output := map[string][]byte{} // of tests, and of packages under their name alone
-	failedIn := map[string]int{}
-	passedIn := map[string]int{}
+	pkgs := map[string]*pkg{}
 	in := bufio.NewReader(r)
 	for {
 		line, err := in.ReadString('\n')
 		if line != "" {
-			t.line(strings.TrimSuffix(line, "\n"), w, title, output, passedIn, failedIn)
+			t.line(strings.TrimSuffix(line, "\n"), w, title, pkgs)
 		}
 		if err == io.EOF {
 			return nil
@@ -114,47 +126,77 @@ func (t *Totals) Run(r io.Reader, w io.Writer, title string) error {
 	}
 }
 
-func (t *Totals) line(line string, w io.Writer, title string, output map[string][]byte, passedIn, failedIn map[string]int) {
+func (t *Totals) line(line string, w io.Writer, title string, pkgs map[string]*pkg) {
 	var e event
 	if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
 		fmt.Fprintln(w, line) // go's own words, or the testbed's
 		return
 	}
-	key := e.Package + " " + e.Test
-	show := func() {
-		_, _ = w.Write(output[key])
-		delete(output, key)
+	p := pkgs[e.Package]
+	if p == nil {
+		p = &pkg{output: map[string][]byte{}}
+		pkgs[e.Package] = p
 	}
+	show := func(test string) { _, _ = w.Write(p.output[test]) }
 	switch e.Action {
+	case "run":
+		p.running = append(p.running, e.Test)
 	case "output":
-		if len(output[key]) < maxOutput {
-			output[key] = append(output[key], e.Output...)
+		if len(p.output[e.Test]) < maxOutput {
+			p.output[e.Test] = append(p.output[e.Test], e.Output...)
 		}
 	case "build-output":
 		fmt.Fprint(w, e.Output)
 	case "pass", "skip", "fail":
 		switch {
 		case e.Test == "" && e.Action == "fail":
-			show()
-			if failedIn[e.Package] == 0 { // it did not build, crashed or ran out of time
+			// It did not build, crashed or ran out of time: what ran then says why.
+			for i := len(p.running) - 1; i >= 0; i-- {
+				p.failed++
+				show(p.running[i])
+				t.Fail(title + ": " + e.Package + " " + p.running[i] + " did not end" + cause(p.output[p.running[i]]))
+			}
+			show("")
+			if p.failed == 0 {
 				t.Fail(title + ": " + e.Package)
 			}
-			fmt.Fprintf(w, "%s: FAIL %s: %d passed, %d failed, %.1fs\n", title, e.Package, passedIn[e.Package], failedIn[e.Package], e.Elapsed)
+			fmt.Fprintf(w, "%s: FAIL %s: %d passed, %d failed, %.1fs\n", title, e.Package, p.passed, p.failed, e.Elapsed)
 		case e.Test == "" && e.Action == "pass":
-			if passedIn[e.Package] > 0 {
-				fmt.Fprintf(w, "%s: ok   %s: %d passed, %.1fs\n", title, e.Package, passedIn[e.Package], e.Elapsed)
+			if p.passed > 0 {
+				fmt.Fprintf(w, "%s: ok   %s: %d passed, %.1fs\n", title, e.Package, p.passed, e.Elapsed)
 			}
 		case e.Action == "fail":
-			failedIn[e.Package]++
-			t.Fail(title + ": " + e.Package + " " + e.Test)
-			show()
+			p.failed++
+			t.Fail(title + ": " + e.Package + " " + e.Test + cause(p.output[e.Test]))
+			show(e.Test)
 		case e.Action == "pass":
-			passedIn[e.Package]++
+			p.passed++
 			t.Passed++
 		case e.Test != "":
 			t.Skipped++
-			show() // a skipped test must not look like one that passed
+			show(e.Test) // a skipped test must not look like one that passed
 		}
-		delete(output, key)
+		if e.Test == "" {
+			delete(pkgs, e.Package)
+			return
+		}
+		delete(p.output, e.Test)
+		p.running = slices.DeleteFunc(p.running, func(n string) bool { return n == e.Test })
 	}
+}
+
+// said is a line that a test logged, or the reason of a crash.
+var said = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*|\s+\S+_test\.go:\d+: .*)$`)
+
+// cause is the last that a test said, in short.
+func cause(output []byte) string {
+	all := said.FindAll(output, -1)
+	if len(all) == 0 {
+		return ""
+	}
+	last := bytes.TrimSpace(all[len(all)-1])
+	if len(last) > maxCause {
+		last = last[:maxCause]
+	}
+	return ": " + strings.ToValidUTF8(string(last), "?")
 }

@@ -15,7 +15,7 @@ const run = `go: downloading something
 {"Action":"output","Package":"p","Test":"TestA","Output":"said by A\n"}
 {"Action":"pass","Package":"p","Test":"TestA","Elapsed":0.1}
 {"Action":"run","Package":"p","Test":"TestB"}
-{"Action":"output","Package":"p","Test":"TestB","Output":"said by B\n"}
+{"Action":"output","Package":"p","Test":"TestB","Output":"    b_test.go:3: said by B\n"}
 {"Action":"fail","Package":"p","Test":"TestB","Elapsed":0.1}
 {"Action":"output","Package":"p","Output":"FAIL\n"}
 {"Action":"fail","Package":"p","Elapsed":0.5}
@@ -23,6 +23,12 @@ const run = `go: downloading something
 {"Action":"build-fail","ImportPath":"q"}
 {"Action":"output","Package":"q","Output":"FAIL\tq [build failed]\n"}
 {"Action":"fail","Package":"q","FailedBuild":"q"}
+{"Action":"run","Package":"s","Test":"TestD"}
+{"Action":"run","Package":"s","Test":"TestD/sub"}
+{"Action":"output","Package":"s","Test":"TestD/sub","Output":"    s_test.go:7: waiting\n"}
+{"Action":"output","Package":"s","Test":"TestD/sub","Output":"panic: test timed out after 1s\n"}
+{"Action":"output","Package":"s","Output":"FAIL\ts\n"}
+{"Action":"fail","Package":"s","Elapsed":1}
 {"Action":"skip","Package":"r","Test":"TestC"}
 {"Action":"pass","Package":"r"}
 `
@@ -33,10 +39,11 @@ func TestRun(t *testing.T) {
 	if err := totals.Run(strings.NewReader(run), &out, "unit"); err != nil {
 		t.Fatal(err)
 	}
-	if totals.Passed != 1 || totals.Failed != 2 || totals.Skipped != 1 {
+	if totals.Passed != 1 || totals.Failed != 4 || totals.Skipped != 1 {
 		t.Errorf("totals %+v", totals)
 	}
-	for _, want := range []string{"go: downloading", "said by B", "q.go:1:1: broken", "unit: FAIL p: 1 passed, 1 failed"} {
+	for _, want := range []string{"go: downloading", "said by B", "q.go:1:1: broken", "unit: FAIL p: 1 passed, 1 failed",
+		"waiting", "unit: FAIL s: 0 passed, 2 failed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("output lacks %q:\n%s", want, out.String())
 		}
@@ -61,7 +68,12 @@ func TestRun(t *testing.T) {
 	}
 	out.Reset()
 	back.Summary(&out)
-	if !strings.HasSuffix(out.String(), "\n4 passed, 2 failed\n") || !strings.Contains(out.String(), "unit: q\n") {
+	if !strings.HasSuffix(out.String(), "\n4 passed, 4 failed\n") {
 		t.Errorf("summary:\n%s", out.String())
+	}
+	for _, want := range []string{"unit: q\n", "unit: p TestB: b_test.go:3: said by B\n", "unit: s TestD/sub did not end: panic: test timed out after 1s\n", "unit: s TestD did not end\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the summary lacks %q:\n%s", want, out.String())
+		}
 	}
 }
