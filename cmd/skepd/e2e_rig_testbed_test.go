@@ -297,7 +297,7 @@ func (g *guest) expect(cmd, want string) {
 // cloudInitDone waits for cloud-init and fails with its reasons.
 func (g *guest) cloudInitDone() {
 	g.t.Helper()
-	out, err := g.exec("cloud-init status --wait >/dev/null 2>&1; cloud-init status --long")
+	out, err := g.execWithin(15*time.Minute, "cloud-init status --wait >/dev/null 2>&1; cloud-init status --long")
 	if err != nil || !strings.Contains(out, "status: done") {
 		why, _ := g.exec("cat /run/cloud-init/result.json; sudo grep -aE 'WARN|ERROR|Traceback|Error' /var/log/cloud-init.log | tail -20")
 		g.t.Errorf("cloud-init: %v: %s\n%s", err, out, why)
