@@ -148,7 +148,7 @@ func (g *machine) wait(cause vmm.Cause) {
 }
 
 func TestProcessors(t *testing.T) {
-	for _, n := range []int{1, 4} {
+	for _, n := range []int{1, 4, 16} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			g := launch(t, vmm.Config{CPUs: n})
 			if got := g.number("cpus"); got != int64(n) {
@@ -203,10 +203,7 @@ func allocated(t *testing.T, path string) int64 {
 }
 
 func TestDisk(t *testing.T) {
-	size := int64(64 << 20)
-	if os.Getenv("SKEP_SOAK") != "" {
-		size = 1 << 30
-	}
+	const size = int64(1 << 30)
 	f, err := os.CreateTemp("/var/tmp", "disk")
 	if err != nil {
 		t.Fatal(err)

@@ -358,7 +358,7 @@ func (d *skepd) expectClean(t *testing.T) {
 }
 
 // catalogue writes the images that the tests use: the Debian cloud image of the
-// testbed and the small guest on an empty disk. The Debian image goes unchecked:
+// testbed and the small guest on an empty disk, once deaf to its power button. The Debian image goes unchecked:
 // hashing its 2 GiB takes minutes in emulation, and package image tests that.
 func catalogue(t *testing.T, dir string) string {
 	t.Helper()
@@ -385,7 +385,10 @@ func catalogue(t *testing.T, dir string) string {
    kernel: {source: /opt/skep/images/debian12.vmlinuz}, initrd: {source: /opt/skep/images/debian12.initrd}, cmdline: %q}
 - {name: tiny, os: linux, profile: tiny, user: root, min_disk: 1m, min_ram: 64m, format: raw, source: %s,
    kernel: {source: %s}, initrd: {source: %s}, cmdline: %q}
-`, meta.Cmdline, empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial))
+- {name: deaf, os: linux, profile: deaf, user: root, min_disk: 1m, min_ram: 64m, format: raw, source: %s,
+   kernel: {source: %s}, initrd: {source: %s}, cmdline: %q}
+`, meta.Cmdline, empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial),
+		empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial)+" skep.ignore-power")
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

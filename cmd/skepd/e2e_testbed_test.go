@@ -121,17 +121,22 @@ func TestCloudImageToSSH(t *testing.T) {
 	g.expect("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
 	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
 
-	// Somebody else's vm1 is another machine.
-	if b, err := d.v1("POST", "/api/v1/create/vm1", "", map[string]any{"image": "debian12", "imgsize": "6g", "ram": "512m", "cpus": 1, "pubkey": bob.pub}); err != nil || b["id"] != "vm1" {
+	// Somebody else's vm1 is another machine, with an address and a user-data
+	// file of their own.
+	cb := d.client(t, bob.cid)
+	userData := "#cloud-config\nssh_authorized_keys: [" + bob.pub + "]\nruncmd: [[sh, -c, 'echo was here >/etc/bob']]\n"
+	if b, err := cb.Create(t.Context(), wire.Create{Name: "vm1", Image: "debian12", Disk: 6 << 30, Memory: 512 << 20, Address: "10.177.0.77", UserData: userData}); err != nil || b.Name != "vm1" {
 		t.Fatal(b, err)
 	}
-	cb := d.client(t, bob.cid)
 	mb := waitState(t, cb, "vm1", "running", time.Minute)
-	if mb.Address == m.Address || mb.ID == m.ID || mb.MAC == m.MAC {
-		t.Errorf("two machines share something: %+v %+v", m, mb)
+	if mb.Address != "10.177.0.77" || mb.ID == m.ID || mb.MAC == m.MAC {
+		t.Errorf("not the address that was asked for, or something shared: %+v %+v", m, mb)
 	}
 	gb := d.login(t, cb, mb, bob)
 	gb.expect("hostname", "vm1")
+	gb.cloudInitDone()
+	gb.expect("cat /etc/bob", "was here")
+	gb.expect("ip -4 -o addr show scope global", "10.177.0.77/")
 	// The other's key does not open it.
 	if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
 		t.Error("alice's key opens bob's machine")
