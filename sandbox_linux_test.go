@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,15 +34,7 @@ var probes = []struct {
 		}
 		return errnoOf(e)
 	}},
-	{"start a process by clone3", func() error {
-		var args [11]uint64
-		args[4] = uint64(unix.SIGCHLD)
-		pid, _, e := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
-		if e == 0 && pid == 0 {
-			unix.Exit(0)
-		}
-		return errnoOf(e)
-	}},
+	{"start a process by clone3", clone3},
 	{"trace a process", func() error { return unix.PtraceAttach(1) }},
 	{"read another's memory", func() error {
 		var b [8]byte

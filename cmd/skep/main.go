@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-// Command skep drives a skep host from the command line: it makes, lists,
-// starts, stops and destroys machines, opens their console and logs into them
-// by ssh.
 package main
 
 import (

@@ -67,7 +67,7 @@ func guestFile(t *testing.T, name string) *os.File {
 	t.Helper()
 	dir := os.Getenv("SKEP_FREEBSD_GUEST")
 	if dir == "" {
-		t.Skip("FREEBSD GUESTS DID NOT RUN: SKEP_FREEBSD_GUEST does not name the directory that internal/fbsdinit/build.sh makes")
+		t.Fatal("SKEP_FREEBSD_GUEST does not name the directory that internal/fbsdinit/build.sh makes")
 	}
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-// Package rng is the virtio entropy device (VIRTIO 1.2, section 5.4). It may be
-// imported by vmm.
 package rng
 
 import (

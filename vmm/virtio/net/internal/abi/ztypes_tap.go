@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-// Package abi holds numbers of tap(4) that golang.org/x/sys lacks.
 package abi
 
 // TAPSVNETHDR is the ioctl that sets the size of the frame header (an int).
