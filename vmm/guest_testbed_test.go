@@ -47,6 +47,12 @@ type machine struct {
 
 func launch(t testing.TB, cfg vmm.Config, extra ...string) *machine {
 	t.Helper()
+	return launchFor(t, patience, cfg, extra...)
+}
+
+// launchFor is launch of a guest that has more to do.
+func launchFor(t testing.TB, limit time.Duration, cfg vmm.Config, extra ...string) *machine {
+	t.Helper()
 	files, err := testguest.Find()
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +65,7 @@ func launch(t testing.TB, cfg vmm.Config, extra ...string) *machine {
 		t.Cleanup(func() { f.Close() })
 		return f
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	g := &machine{t: t, ctx: ctx, ran: make(chan struct{})}
 	if cfg.Memory == 0 {
 		cfg.Memory = 256 * vmm.MiB
@@ -213,7 +219,7 @@ func TestDisk(t *testing.T) {
 	if err := f.Truncate(2 * size); err != nil {
 		t.Fatal(err)
 	}
-	g := launch(t, vmm.Config{CPUs: 2, Disks: []vmm.Disk{{File: f, Serial: "abc-123"}}})
+	g := launchFor(t, 4*patience, vmm.Config{CPUs: 2, Disks: []vmm.Disk{{File: f, Serial: "abc-123"}}})
 	if got := g.do("disk-serial", "vda"); got != "abc-123" {
 		t.Errorf("serial %q", got)
 	}
