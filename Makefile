@@ -55,7 +55,7 @@ install-files:
 	"$(BIN)/skep" completion bash > "$(D)/share/bash-completion/completions/skep"
 	"$(BIN)/skep" completion zsh > "$(D)/share/zsh/site-functions/_skep"
 	"$(BIN)/skep" completion fish > "$(D)/share/fish/vendor_completions.d/skep.fish"
-	install -m 0644 dist/skepd.yaml "$(D)/share/examples/skep/skepd.yaml"
+	install -m 0644 dist/skepd.yaml dist/images.yaml "$(D)/share/examples/skep"
 	case "$(INSTALL_OS)" in \
 	FreeBSD) from=skepd.rc.in to=etc/rc.d/skepd mode=0755 ;; \
 	*) from=skepd.service.in to=lib/systemd/system/skepd.service mode=0644 ;; \

@@ -60,6 +60,7 @@ func TestInstall(t *testing.T) {
 				"bin/skep": 0o755, "sbin/skepd": 0o755, "share/man/man1/skep.1": 0o644,
 				"share/bash-completion/completions/skep": 0o644, "share/zsh/site-functions/_skep": 0o644,
 				"share/fish/vendor_completions.d/skep.fish": 0o644, "share/examples/skep/skepd.yaml": 0o644,
+				"share/examples/skep/images.yaml": 0o644,
 			} {
 				checkFile(t, filepath.Join(dest, c.prefix, name), mode)
 			}
