@@ -3,7 +3,7 @@
 # Everything that make does with other programs' help is in .ci/ and
 # cmd/skep-testbed; see docs/testing.md.
 
-.PHONY: all build deps lint unit test bench soak demo install clean
+.PHONY: all build deps lint unit test bench soak demo install install-files clean
 
 all: build
 
@@ -37,18 +37,32 @@ soak: deps build
 demo: deps build
 	@.ci/demo
 
-# Programs, manual pages, completion, service files: PREFIX, DESTDIR
+# Programs, manual pages, completion, examples, service file: PREFIX, DESTDIR.
+# INSTALL_OS says whose service file it is, BIN where the programs were built.
 PREFIX ?= /usr/local
-install: build
-	install -D -m 0755 bin/skep bin/skepd -t $(DESTDIR)$(PREFIX)/bin
-	bin/skep man $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	bin/skep completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/skep
-	bin/skep completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_skep
-	bin/skep completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/skep.fish
-	install -D -m 0644 dist/skepd.yaml $(DESTDIR)$(PREFIX)/share/examples/skep/skepd.yaml
-	if [ "$$(uname)" = FreeBSD ]; then install -D -m 0755 dist/skepd.rc $(DESTDIR)$(PREFIX)/etc/rc.d/skepd; \
-	else install -D -m 0644 dist/skepd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/skepd.service; fi
+INSTALL_OS = $$(uname -s)
+BIN = bin
+D = $(DESTDIR)$(PREFIX)
+install: build install-files
+
+# The same of programs that are there: whoever installs them needs no Go.
+install-files:
+	install -d "$(D)/bin" "$(D)/sbin" "$(D)/share/man/man1" "$(D)/share/examples/skep"
+	install -m 0755 "$(BIN)/skep" "$(D)/bin/skep"
+	install -m 0755 "$(BIN)/skepd" "$(D)/sbin/skepd"
+	"$(BIN)/skep" man "$(D)/share/man/man1"
+	install -d "$(D)/share/bash-completion/completions" "$(D)/share/zsh/site-functions" "$(D)/share/fish/vendor_completions.d"
+	"$(BIN)/skep" completion bash > "$(D)/share/bash-completion/completions/skep"
+	"$(BIN)/skep" completion zsh > "$(D)/share/zsh/site-functions/_skep"
+	"$(BIN)/skep" completion fish > "$(D)/share/fish/vendor_completions.d/skep.fish"
+	install -m 0644 dist/skepd.yaml dist/images.yaml "$(D)/share/examples/skep"
+	case "$(INSTALL_OS)" in \
+	FreeBSD) from=skepd.rc.in to=etc/rc.d/skepd mode=0755 ;; \
+	*) from=skepd.service.in to=lib/systemd/system/skepd.service mode=0644 ;; \
+	esac && \
+	install -d "$(D)/$${to%/*}" && \
+	sed 's|@PREFIX@|$(PREFIX)|g' "dist/$$from" > "$(D)/$$to" && \
+	chmod "$$mode" "$(D)/$$to"
 
 clean:
 	rm -rf bin

@@ -243,6 +243,12 @@ func log2(n int64) (bits int) {
 // setDecompressors gives the reader's package, once, its zstd decompressor,
 // which it lacks, and a deflate that fills the buffer: the reader begins a
 // cluster again for every short read.
+//
+// State of a package, against the rule of the house: go-qcow2reader (0.7.1)
+// takes decompressors from its own table alone, when it opens an image, and has
+// no option of an image for them. The table is a bare map: it is written before
+// the first image is opened, and never again. Whoever else uses the reader in
+// this process sees what it had, only filling the buffer, and zstd besides.
 var setDecompressors = sync.OnceFunc(func() {
 	qcow2.SetDecompressor(qcow2.CompressionTypeZlib, func(r io.Reader) (io.ReadCloser, error) {
 		return fullReads{flate.NewReader(r)}, nil
