@@ -64,8 +64,13 @@ func answer(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-type message struct {
-	Message string `json:"Message"`
+// say writes {"Message":"..."} on one line, as the original does: there are
+// clients that compare the text.
+func say(w http.ResponseWriter, status int, text string) {
+	b, _ := json.Marshal(struct{ Message string }{text}) // a struct of one string cannot fail
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // a client that is gone cannot be told
 }
 
 // failV1 answers an error: a refusal in its own words, what the host refuses
@@ -88,10 +93,7 @@ func (s *Server) failV1(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	b, _ := json.Marshal(message{text}) // a struct of one string cannot fail
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // a client that is gone cannot be told
+	say(w, status, text)
 }
 
 // caller checks the header cid, and the id of the path where there is one.
@@ -220,7 +222,8 @@ func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
 	if err := s.host.Do(r.Context(), cid, id, func(ctx context.Context, m machine) error { return m.Start(ctx) }); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, message{"started"})
+	say(w, http.StatusOK, "started")
+	return nil
 }
 
 // stop presses the power button and answers; a guest that does not listen is
@@ -244,7 +247,8 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
 	case <-time.After(stopPatience):
 	case <-r.Context().Done():
 	}
-	return answer(w, http.StatusOK, message{"stopped"})
+	say(w, http.StatusOK, "stopped")
+	return nil
 }
 
 func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
@@ -259,7 +263,8 @@ func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, message{"destroy"})
+	say(w, http.StatusOK, "destroy")
+	return nil
 }
 
 func (s *Server) cluster(w http.ResponseWriter, r *http.Request) error {

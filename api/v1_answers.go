@@ -49,11 +49,11 @@ type pending struct {
 	Message    string `json:"Message,omitempty"` // why it failed
 }
 
-// vmStatus is the status of a machine.
+// vmStatus is the status of a machine. docs/api.md tells what of it the
+// original does not have.
 type vmStatus struct {
-	ID          string `json:"id"`
+	ID          string `json:"id"` // the hostname: see idOf
 	InstanceID  string `json:"instanceid"`
-	Hostname    string `json:"host_hostname"`
 	Type        string `json:"type"`
 	Emulator    string `json:"emulator"`
 	IsPowerOn   bool   `json:"is_power_on"`
@@ -69,15 +69,24 @@ type vmStatus struct {
 	OSType      string `json:"vm_os_type"`
 	OSProfile   string `json:"vm_os_profile"`
 	Image       string `json:"image"`
-	SSHUser     string `json:"ssh_user,omitempty"`
+	SSHUser     string `json:"ssh_user"`
 	sshAddress
+	vnc
 	MAC string `json:"nic_hwaddr0,omitempty"`
+}
+
+// vnc is empty: no machine has a screen. The fields are there because those
+// who read the original's answer may rely on them.
+type vnc struct {
+	Host     string `json:"vnc_host"`
+	Port     int    `json:"vnc_port"`
+	Password string `json:"vnc_password"`
 }
 
 // sshAddress is where a machine is reached.
 type sshAddress struct {
-	SSHHost    string `json:"ssh_host,omitempty"`
-	SSHPort    int    `json:"ssh_port,omitempty"`
+	SSHHost    string `json:"ssh_host"`
+	SSHPort    int    `json:"ssh_port"`
 	SSH4Host   string `json:"ssh4_host,omitempty"`
 	SSH4Port   int    `json:"ssh4_port,omitempty"`
 	SSH6Host   string `json:"ssh6_host,omitempty"`
@@ -117,7 +126,7 @@ func statusAnswer(st skep.Status) any {
 		return p
 	}
 	return vmStatus{
-		ID: st.Spec.Name, InstanceID: st.Spec.Name, Hostname: hostnameOf(st.Spec),
+		ID: idOf(st.Spec), InstanceID: st.Spec.Name,
 		Type: "vm", Emulator: st.Emulator, IsPowerOn: isOn(st.State), Status: string(st.State), Reason: st.Reason,
 		Created: st.Created.UTC().Format("2006-01-02T15:04:05"),
 		CPUs:    st.Spec.CPUs,
@@ -128,11 +137,14 @@ func statusAnswer(st skep.Status) any {
 	}
 }
 
-func hostnameOf(spec skep.MachineSpec) string {
-	if spec.Hostname != "" {
-		return spec.Hostname
+// idOf is the id of a machine's status: its hostname, which is its name unless
+// the caller asked for another. nubectl looks for the name that it was given
+// there, so a hostname that is only the name with _ as - stays the name.
+func idOf(spec skep.MachineSpec) string {
+	if spec.Hostname == "" || spec.Hostname == hostnameFrom(spec.Name) {
+		return spec.Name
 	}
-	return strings.ReplaceAll(spec.Name, "_", "-")
+	return spec.Hostname
 }
 
 func isOn(s skep.State) bool {
@@ -150,7 +162,7 @@ type clusterMember struct {
 	IsPowerOn  bool   `json:"is_power_on"`
 	Status     string `json:"status"`
 	Hardware   string `json:"hw"` // "cpus/ram/disk"
-	SSHUser    string `json:"ssh_user,omitempty"`
+	SSHUser    string `json:"ssh_user"`
 	sshAddress
 }
 

@@ -59,8 +59,8 @@ var (
 	packageForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_:/-]*$`)
 	extrasForm  = regexp.MustCompile(`^[a-zA-Z0-9:,]*$`)
 	urlForm     = regexp.MustCompile(`^https?://[^\s]+$`)
-	hostForm    = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$`)
-	emailForm   = regexp.MustCompile(`^[^\s@<>]+@[^\s@<>]+$`)
+	hostForm    = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*$`)
+	emailForm   = regexp.MustCompile(`^[^\p{Cc}]*$`) // the original takes anything; control characters help nobody
 )
 
 // createRequest is the body of POST /api/v1/create/{id}, checked.
@@ -359,5 +359,19 @@ func (q *createRequest) takeRest(f fields) (err error) {
 			return err
 		}
 	}
+	q.Hostname = hostnameFrom(q.Hostname)
 	return nil
+}
+
+// hostnameFrom makes a host name of RFC 1123 out of words that may hold _, as
+// ids do: _ becomes -, and what then may not stand at a label's ends goes. Of
+// nothing but _ nothing is left, which is the default.
+func hostnameFrom(s string) string {
+	var labels []string
+	for l := range strings.SplitSeq(strings.ReplaceAll(s, "_", "-"), ".") {
+		if l = strings.Trim(l, "-"); l != "" {
+			labels = append(labels, l)
+		}
+	}
+	return strings.Join(labels, ".")
 }

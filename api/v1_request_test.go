@@ -47,6 +47,10 @@ func TestCreateTakesWhatClientsSend(t *testing.T) {
 		"any case":     {`{"Image":"debian12","PubKey":"` + testKey + `","CPUS":3}`, func(q *createRequest) bool { return q.CPUs == 3 && q.Disk == 0 }},
 		"unknown keys": {body("zfs", `{"a":[1,{"b":null}]}`, "x", "[]"), func(q *createRequest) bool { return true }},
 		"null":         {body("ram", "null", "cpus", "null"), func(q *createRequest) bool { return q.RAM == 0 && q.CPUs == 1 }},
+		"hostname":     {body("host_hostname", `"Hive_one.lan"`), func(q *createRequest) bool { return q.Hostname == "Hive-one.lan" }},
+		"edges of _":   {body("host_hostname", `"_a__b_._.c"`), func(q *createRequest) bool { return q.Hostname == "a--b.c" }},
+		"only _":       {body("host_hostname", `"___"`), func(q *createRequest) bool { return q.Hostname == "" }},
+		"any email":    {body("email", `"Ada Lovelace <ada@näh.example>, none"`), func(q *createRequest) bool { return q.Email == "Ada Lovelace <ada@näh.example>, none" }},
 		"packages":     {body("pkglist", `" mc  nginx "`), func(q *createRequest) bool { return len(q.Packages) == 2 && q.Packages[1] == "nginx" }},
 	} {
 		q, err := parseCreate("vm1", strings.NewReader(c.body))
@@ -103,6 +107,12 @@ func TestCreateRefuses(t *testing.T) {
 		"extras":             {body("extras", `"a b"`), "extras should be valid form"},
 		"long extras":        {body("extras", long), "extras should be valid form"},
 		"hostname":           {body("host_hostname", `"-a"`), "host_hostname should be valid form"},
+		"hostname of -":      {body("host_hostname", `"a.-b"`), "host_hostname should be valid form"},
+		"hostname space":     {body("host_hostname", `"a b"`), "host_hostname should be valid form"},
+		"long label":         {body("host_hostname", `"`+strings.Repeat("a", 64)+`"`), "host_hostname should be valid form"},
+		"long email":         {body("email", `"`+strings.Repeat("a", 255)+`"`), "email should be valid form"},
+		"email of lines":     {body("email", `"a@b\nBcc: c@d"`), "email should be valid form"},
+		"email of escapes":   {body("email", `"a\u001b[31m"`), "email should be valid form"},
 		"callback":           {body("callback", `"ftp://x"`), "callback should be valid form"},
 		"node":               {body("recomendation", `"a/b"`), "recomendation should be valid form"},
 		"os type":            {body("vm_os_type", `"Linux"`), "vm_os_type should be valid form"},

@@ -177,10 +177,39 @@ func TestProcessors(t *testing.T) {
 func TestMemory(t *testing.T) {
 	for _, gib := range []int64{3, 5} {
 		t.Run(fmt.Sprint(gib), func(t *testing.T) {
-			g := launch(t, vmm.Config{CPUs: 1, Memory: uint64(gib) << 30})
+			const size = 8 << 20
+			path, f := disk(t, size)
+			g := launch(t, vmm.Config{CPUs: 1, Memory: uint64(gib) << 30, Disks: []vmm.Disk{{File: f}}})
 			// What the kernel took for itself is missing.
 			if got := g.number("memory"); got > gib<<30 || got < gib<<30-gib<<30/16 {
 				t.Errorf("the guest sees %d bytes", got)
+			}
+			if gib <= 4 {
+				if s, err := g.Do(g.ctx, "disk-high", "vda", "0", "4096", "1"); err == nil || !strings.Contains(err.Error(), "no memory above 4 GiB") {
+					t.Errorf("memory above 4 GiB: %s, %v", s, err)
+				}
+				return
+			}
+			// What lies above 4 GiB can be used, by the guest and by its devices.
+			want := testguest.PatternSum(9, 0, size).String()
+			got := strings.Fields(g.do("disk-high", "vda", "0", fmt.Sprint(size), "9"))
+			if len(got) != 3 || got[0] != want || got[1] != want {
+				t.Fatalf("wrote and read %v, want %s", got, want)
+			}
+			if at, err := strconv.ParseUint(got[2], 10, 64); err != nil || at < 4<<30 || at >= uint64(gib+1)<<30 {
+				t.Errorf("the buffer lies at %s", got[2])
+			}
+			// Through another buffer, and on the host.
+			if s := g.do("disk-sum", "vda", "0", fmt.Sprint(size)); s != want {
+				t.Errorf("read %s, want %s", s, want)
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var sum testguest.Sum
+			if sum.Add(b); sum.String() != want {
+				t.Errorf("the file holds %v, want %s", sum, want)
 			}
 		})
 	}

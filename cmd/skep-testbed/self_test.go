@@ -15,11 +15,15 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/term"
 )
 
 // These tests start testbeds. What runs inside is this test binary in one of
@@ -266,6 +270,75 @@ func TestNothingStaysInside(t *testing.T) {
 			t.Fatalf("left inside:\n%s", ps)
 		}
 		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// TestShell works in a shell as a person does: on a terminal, whose settings it
+// gets back, and with the shell's own exit status.
+func TestShell(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	keys, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	defer tty.Close()
+	before, err := term.GetState(int(tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, binary, "shell")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// What is typed is echoed: only what the shell made of it can match.
+	var mu sync.Mutex
+	var shown strings.Builder
+	seen := make(chan struct{})
+	go func() {
+		buf := make([]byte, 4096)
+		for told := false; ; {
+			n, err := keys.Read(buf)
+			mu.Lock()
+			shown.Write(buf[:n])
+			if !told && strings.Contains(shown.String(), "is:42:tty") {
+				told = true
+				close(seen)
+			}
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	if _, err := io.WriteString(keys, "echo is:$((40+2)):$(test -t 0 && echo tty)\r"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-seen:
+	case <-ctx.Done():
+		mu.Lock()
+		t.Errorf("the shell says %q", shown.String())
+		mu.Unlock()
+		_ = cmd.Wait()
+		return
+	}
+	if _, err := io.WriteString(keys, "exit 3\r"); err != nil {
+		t.Fatal(err)
+	}
+	if st := waitStatus(t, cmd.Wait()); st.ExitStatus() != 3 {
+		t.Errorf("it ended with %#x, want exit status 3", st)
+	}
+	after, err := term.GetState(int(tty.Fd()))
+	if err != nil || !reflect.DeepEqual(before, after) {
+		t.Errorf("the terminal was left otherwise than it was found: %v", err)
+	}
+	// Without a terminal it says what to use instead.
+	out, err := exec.Command(binary, "shell").CombinedOutput()
+	if st := waitStatus(t, err); st.ExitStatus() != 125 || !strings.Contains(string(out), "shell needs a terminal; use exec") {
+		t.Errorf("without a terminal: %#x, %q", st, out)
 	}
 }
 

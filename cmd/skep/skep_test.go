@@ -33,13 +33,29 @@ type host struct {
 	polls  int // of the status while it is being created
 	cids   map[string]bool
 	create wire.Create
+	asked  []string // of the machine: verb and query
+
+	line *guestLine // what the console shows
 }
 
+// after is the state that a verb leaves a machine in.
+var after = map[string]string{"start": "running", "stop": "stopped", "reboot": "running", "reset": "running", "pause": "paused", "resume": "running"}
+
 func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/machines/vm1/console") {
+		h.line.serve(w, r) // for long, so not under the lock
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.cids[r.Header.Get("cid")] = true
 	reply := func(v any) { _ = json.NewEncoder(w).Encode(v) }
+	if verb, ok := strings.CutPrefix(r.URL.Path, "/api/v2/machines/vm1/"); ok && r.Method == "POST" && after[verb] != "" {
+		h.asked = append(h.asked, strings.TrimSuffix(verb+"?"+r.URL.RawQuery, "?"))
+		h.m.State = after[verb]
+		reply(h.m)
+		return
+	}
 	switch r.Method + " " + strings.TrimPrefix(r.URL.Path, "/api/v2") {
 	case "POST /machines":
 		_ = json.NewDecoder(r.Body).Decode(&h.create)
@@ -55,6 +71,8 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		reply(h.m)
+	case "GET /machines/vm1/log":
+		_, _ = io.WriteString(w, "booted\r\nlogin: ")
 	case "GET /images":
 		reply([]wire.Image{{Name: "debian12", OS: "linux", MinDisk: 2 << 30, User: "debian", Warm: true}})
 	case "POST /images/debian12/warm":
@@ -133,14 +151,25 @@ func TestCommands(t *testing.T) {
 		{[]string{"status", "vm1"}, "size     2 vCPU, 1g memory, 10g disk"},
 		{[]string{"image", "list"}, "debian12  linux   2g        debian  yes"},
 		{[]string{"image", "fetch", "debian12"}, "debian12 is ready"},
+		{[]string{"stop", "vm1"}, "vm1 is stopped\n"},
+		{[]string{"start", "vm1"}, "vm1 is running\n"},
+		{[]string{"reboot", "vm1", "--timeout", "20s"}, "vm1 is running\n"},
+		{[]string{"reset", "vm1"}, "vm1 is running\n"},
+		{[]string{"pause", "vm1"}, "vm1 is paused\n"},
+		{[]string{"resume", "vm1"}, "vm1 is running\n"},
+		{[]string{"stop", "--force", "--json", "vm1"}, `"state": "stopped"`},
+		{[]string{"log", "vm1"}, "booted\r\nlogin: "},
 		{[]string{"destroy", "vm1"}, "vm1 is gone"},
 		{[]string{"completion", "bash"}, "bash completion V2 for skep"},
-		{[]string{"__complete", "status", ""}, "vm1\trunning, debian12"},
+		{[]string{"__complete", "status", ""}, "vm1\tstopped, debian12"},
 	} {
 		out, errs, err := c.run("", x.args...)
 		if err != nil || !strings.Contains(out, x.want) {
 			t.Errorf("%v: %v\n%s%s", x.args, err, out, errs)
 		}
+	}
+	if got, want := strings.Join(c.h.asked, " "), "stop?timeout=90 start reboot?timeout=20 reset pause resume stop?force=true&timeout=90"; got != want {
+		t.Errorf("the host was asked for %q, want %q", got, want)
 	}
 	pub, err := os.ReadFile(c.key)
 	if err != nil {
@@ -161,6 +190,14 @@ func TestErrorsSayWhat(t *testing.T) {
 		want string
 	}{
 		{[]string{"status", "none"}, "status of none: machine: not found"},
+		{[]string{"start", "none"}, "start none: machine: not found"},
+		{[]string{"stop", "none"}, "stop none: machine: not found"},
+		{[]string{"reboot", "none"}, "reboot none: machine: not found"},
+		{[]string{"pause", "none"}, "pause none: machine: not found"},
+		{[]string{"resume", "none"}, "resume none: machine: not found"},
+		{[]string{"log", "none"}, "log of none: machine: not found"},
+		{[]string{"console", "none"}, "console of none: machine: not found"},
+		{[]string{"console"}, "accepts 1 arg(s)"},
 		{[]string{"create", "vm1"}, `required flag(s) "image" not set`},
 		{[]string{"create", "vm1", "--image", "x", "--ram", "lots"}, `--ram: size "lots"`},
 		{[]string{"create", "vm1", "--image", "x", "--user-data", "/nonexistent"}, "read the user-data"},

@@ -23,6 +23,7 @@ var diskCommands = map[string]handler{
 	"disks":        {0, disks},
 	"disk-fill":    {4, diskFill},
 	"disk-sum":     {3, diskSum},
+	"disk-high":    {4, diskHigh},
 	"disk-bench":   {5, diskBench},
 	"disk-discard": {3, diskRange(unix.BLKDISCARD)},
 	"disk-zero":    {3, diskRange(unix.BLKZEROOUT)},

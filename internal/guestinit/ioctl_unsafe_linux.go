@@ -18,3 +18,6 @@ func ioctlRange(f *os.File, request uint, start, length uint64) error {
 	}
 	return nil
 }
+
+// addressOf is where p lies in our own address space.
+func addressOf(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }

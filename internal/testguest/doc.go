@@ -31,6 +31,7 @@
 //	disks                                     name:bytes ...
 //	disk-fill DEV OFFSET LENGTH SEED          write and sync the Pattern; its Sum
 //	disk-sum DEV OFFSET LENGTH                read past the cache; Sum
+//	disk-high DEV OFFSET LENGTH SEED          fill and sum by a buffer above 4 GiB; both Sums, its lowest physical address
 //	disk-bench DEV MODE BLOCK DEPTH SECONDS   MODE read, write, randread, randwrite; operations and nanoseconds
 //	disk-discard | disk-zero DEV OFFSET LENGTH
 //	disk-serial DEV

@@ -235,6 +235,8 @@ func (v *VCPU) leave(p *runPage) (hv.Exit, error) {
 			return hv.SystemPowerOff{}, nil
 		case systemEventReset:
 			return hv.SystemReset{}, nil
+		case systemEventCrash:
+			return hv.Failed{Reason: "the guest reports a crash", Code: s.Type}, nil
 		default:
 			return hv.Failed{Reason: "unknown system event", Code: s.Type}, nil
 		}
