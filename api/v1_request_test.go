@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/skepvm/skep"
 	"github.com/skepvm/skep/api/wire"
 )
 
@@ -162,6 +163,7 @@ func TestCreateBodyIsBounded(t *testing.T) {
 func FuzzCreate(f *testing.F) {
 	f.Add("vm1", body())
 	f.Add("_", body("img", `"x"`, "image", ""))
+	f.Add("a", body("host_hostname", `"_a_.b-_.c"`, "email", `"x y"`))
 	f.Add("a", `{"pubkey":"`+testKey+`","type":"jail"}`)
 	f.Fuzz(func(t *testing.T, id, b string) {
 		q, err := parseCreate(id, strings.NewReader(b))
@@ -174,6 +176,10 @@ func FuzzCreate(f *testing.F) {
 		}
 		if checkCID(q.CID) != nil || q.CPUs < 0 || q.CPUs > 16 || strings.ContainsAny(q.Image+q.Hostname+q.ID, "/\x00\n ") {
 			t.Fatalf("%+v", q)
+		}
+		// What is taken here the host must not refuse.
+		if err := (skep.MachineSpec{Name: "vm1", Image: "x", Hostname: q.Hostname}).Validate(); err != nil {
+			t.Fatalf("%+v: %v", q, err)
 		}
 	})
 }
