@@ -60,7 +60,10 @@ func (h *Handle) Bookmarks(ctx context.Context, name string) ([]*Dataset, error)
 	if err := checkName(op, name, 0); err != nil {
 		return nil, err
 	}
-	in := nvlist.New(nvlist.P("guid", nvlist.Flag{}), nvlist.P("createtxg", nvlist.Flag{}), nvlist.P("creation", nvlist.Flag{}))
+	in := nvlist.New()
+	for _, prop := range []string{"guid", "createtxg", "creation", "referenced", "logicalreferenced", "redact_snaps"} {
+		nvlist.Set(in, prop, nvlist.Flag{})
+	}
 	out, err := h.call(ctx, op, zcmd.GetBookmarks, name, in)
 	if err != nil {
 		return nil, err

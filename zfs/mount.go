@@ -31,10 +31,8 @@ func (h *Handle) Mount(ctx context.Context, name string, o MountOptions) error {
 	}
 	at := o.At
 	if at == "" {
+		d.altroot = h.altroot(ctx, name)
 		at = d.Value("mountpoint")
-		if alt := h.altroot(ctx, name); alt != "" && strings.HasPrefix(at, "/") {
-			at = strings.TrimSuffix(alt, "/") + at
-		}
 	}
 	switch {
 	case d.Kind != Filesystem:
@@ -79,7 +77,7 @@ func (h *Handle) Mounted(name string) ([]string, error) {
 
 func mountedAt(name string) ([]string, error) {
 	all, err := mounts()
-	return all[name], err
+	return points(all[name]), err
 }
 
 // Unmount unmounts a file system from wherever it is mounted; one that is not
@@ -121,8 +119,8 @@ func (h *Handle) unmountAll(ctx context.Context, names []string) error {
 	type entry struct{ name, at string }
 	var list []entry
 	for _, n := range names {
-		for _, at := range all[n] {
-			list = append(list, entry{n, at})
+		for _, m := range all[n] {
+			list = append(list, entry{n, m.at})
 		}
 	}
 	slices.SortFunc(list, func(a, b entry) int { return len(b.at) - len(a.at) })
