@@ -42,7 +42,7 @@ func (h *Handle) CreatePool(ctx context.Context, s PoolSpec) error {
 	}
 	root, err := s.tree()
 	if err != nil {
-		return &Error{Op: op, Name: s.Name, Kind: ErrInvalid, Err: err}
+		return deviceError(op, s.Name, "", err, ErrInvalid)
 	}
 	if err := checkDevices(op, s.Name, s.paths(), s.Force); err != nil {
 		return err
@@ -338,7 +338,8 @@ func (h *Handle) DestroyPool(ctx context.Context, name string) error {
 }
 
 // ExportPool exports a pool; its file systems are unmounted first. force takes
-// one whose spares other pools use.
+// one whose spares other pools use. OpenZFS 2.3 on Linux waits for volumes that
+// are open to be closed, and neither context nor signal ends that.
 func (h *Handle) ExportPool(ctx context.Context, name string, force bool) error {
 	const op = "export"
 	if err := checkNewOrOld(op, name); err != nil {
