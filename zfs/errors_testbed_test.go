@@ -203,7 +203,21 @@ func TestRealErrorDevice(t *testing.T) {
 	wantKind(t, "import", f[0], h.Import(ctx, found[0], ImportOptions{}), ErrUnavailable)
 	back(f[0])
 	back(f[1])
+	// With one of its devices it can be had, and goes by its guid until it is back.
+	away(f[1])
+	if found, err = h.FindPools(ctx, FindOptions{Paths: f[:1]}); err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	}
 	if err := h.Import(ctx, found[0], ImportOptions{Props: Props{"cachefile": "none"}}); err != nil {
 		t.Fatal(err)
 	}
+	comparePool(t, h, p)
+	back(f[1])
+	if err := h.Online(ctx, p, f[1], false); err != nil {
+		t.Error(err)
+	}
+	if err := h.WaitPool(wctx, p, Scanned, nil); err != nil {
+		t.Fatal(err)
+	}
+	comparePool(t, h, p)
 }

@@ -3,6 +3,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -359,7 +360,7 @@ func (h *Handle) Import(ctx context.Context, c *Candidate, o ImportOptions) erro
 		if _, serr := os.Stat(v.Path); v.Path != "" && serr != nil { // gone since it was found
 			text += v.Path + " is gone; "
 		} else if v.State != VdevOnline {
-			text += fmt.Sprintf("%s is %s; ", v.Name(), v.health())
+			text += fmt.Sprintf("%s is %s; ", cmp.Or(v.Path, v.Name()), v.health())
 		}
 	}
 	return hint(err, nil, strings.TrimSuffix(text, "; "))
