@@ -268,3 +268,52 @@ func TestRealErrorSuspended(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A device that goes from a pool that runs: the pool goes on with the other,
+// and says which it lacks until it is back.
+func TestRealDeviceGone(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	disk, limit := loop(t, files(t, 1, 128*mib)[0])
+	other := files(t, 1, 128*mib)[0]
+	p := testPool(t, h, 0, func(s *PoolSpec) { s.Data = []VdevSpec{Mirror(other, disk)} })
+	device := func() *Vdev {
+		t.Helper()
+		v, err := h.vdev(ctx, "status", p, disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	if err := limit(4096); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = limit(0) })
+	for i := 0; device().State == VdevOnline; i++ {
+		if i == 100 {
+			t.Fatal("nobody saw that the device is gone")
+		}
+		if err := errors.Join(h.CreateFilesystem(ctx, fmt.Sprintf("%s/d%d", p, i), nil), h.Sync(ctx, p)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	comparePool(t, h, p)
+	wantKind(t, "online", disk, h.Online(ctx, p, disk, false), ErrUnavailable)
+	comparePool(t, h, p)
+	if err := limit(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Clear(ctx, p, disk); err != nil {
+		t.Error(err)
+	}
+	wctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := h.WaitPool(wctx, p, Scanned, nil); err != nil {
+		t.Fatal(err)
+	}
+	if v := device(); v.State != VdevOnline || v.WriteErrors != 0 {
+		t.Errorf("%+v", v)
+	}
+	comparePool(t, h, p)
+}
