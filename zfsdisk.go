@@ -62,7 +62,7 @@ func (s *zfsStore) cloneSnapshot(ctx context.Context, r *record, snap string) er
 		return s.errs(err)
 	}
 	s.fault("cloned the disk")
-	d, err := s.h.Get(ctx, s.disk(r))
+	d, err := s.h.Get(ctx, s.disk(r), "volsize", "volblocksize")
 	if err != nil {
 		return err
 	}

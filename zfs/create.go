@@ -142,7 +142,7 @@ func (h *Handle) CreateSnapshots(ctx context.Context, names []string, props Prop
 		nvlist.Set(in, "props", l)
 	}
 	out, err := h.call(ctx, op, zcmd.Snapshot, pool(names[0]), in)
-	return perName(op, zcmd.Snapshot, out, err)
+	return perName(op, zcmd.Snapshot, names, out, err)
 }
 
 // CreateSnapshotTree takes a snapshot of a dataset and of all below it at one instant, and gives their names.
@@ -211,7 +211,7 @@ func (h *Handle) DestroySnapshots(ctx context.Context, names []string, deferred 
 		nvlist.Set(in, "defer", nvlist.Flag{})
 	}
 	out, err := h.call(ctx, op, zcmd.DestroySnaps, pool(names[0]), in)
-	return perName(op, zcmd.DestroySnaps, out, err)
+	return perName(op, zcmd.DestroySnaps, names, out, err)
 }
 
 // Rollback brings a dataset back to a snapshot of its own. It fails with

@@ -4,6 +4,7 @@ package zfs
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -25,7 +26,12 @@ type Dataset struct {
 	Inconsistent bool   // the remains of a receive that was cut
 
 	props   *nvlist.List
-	version Version // of the module, for what it takes as the default
+	asked   []string // the properties that were asked for; nil for all
+	version Version  // of the module, for what it takes as the default
+	head    Kind     // of the dataset; of a snapshot, that of what it is of
+	mounted string   // yes, no, or "" where it was not asked for
+	options string   // of the mount
+	altroot string   // of the pool
 }
 
 // Property gives a property of the dataset: one that is set, one that the
@@ -36,15 +42,35 @@ func (d *Dataset) Property(name string) (Property, bool) {
 		name = full
 	}
 	switch name {
+	case "name":
+		return Property{Name: name, Value: d.Name}, true
 	case "type":
 		return Property{Name: name, Value: d.Kind.String()}, true
 	case "origin":
 		return Property{Name: name, Value: d.Origin}, d.Origin != ""
 	}
 	p, native := properties[name]
-	if native && p.kinds&d.Kind == 0 {
+	if native && !d.applies(p) || d.asked != nil && !slices.Contains(d.asked, name) {
 		return Property{}, false
 	}
+	if name == "mounted" {
+		return Property{Name: name, Value: d.mounted, Number: map[bool]uint64{true: 1, false: 0}[d.mounted == "yes"]}, d.mounted != ""
+	}
+	out, ok := d.property(name, p, native)
+	return d.temporary(out), ok
+}
+
+// applies reports whether the module knows the property of such a dataset.
+func (d *Dataset) applies(p property) bool {
+	if p.kinds&d.Kind == 0 || p.since > 0 && !d.version.AtLeast(2, p.since) ||
+		d.Kind == Volume && p.onVol > 0 && !d.version.AtLeast(2, p.onVol) {
+		return false
+	}
+	// What a snapshot has by its dataset it has only if that may have it. Strings are not looked at so closely.
+	return d.Kind != Snapshot || p.typ == propString || p.kinds == Snapshot || d.head == 0 || p.kinds&d.head != 0
+}
+
+func (d *Dataset) property(name string, p property, native bool) (Property, bool) {
 	entry := d.props.List(name)
 	v, ok := entry.Value("value")
 	if !ok {
@@ -53,7 +79,7 @@ func (d *Dataset) Property(name string) (Property, bool) {
 		}
 		out, ok := p.defaultProperty(name, d.version)
 		if name == "mountpoint" {
-			out.Value += d.Name
+			out.Value = d.underRoot(out.Value + d.Name)
 		}
 		return out, ok
 	}
@@ -66,8 +92,17 @@ func (d *Dataset) Property(name string) (Property, bool) {
 		}
 		return out, s != "" || !native
 	}
-	if name == "clones" || name == "redact_snaps" {
-		return out, false
+	switch name {
+	case "clones":
+		out.Value = joinNames(v.List())
+		return out, out.Value != ""
+	case "redact_snaps":
+		guids, ok := nvlist.As[[]uint64](v)
+		out.Value = strings.Trim(strings.Join(strings.Fields(fmt.Sprint(guids)), ","), "[]")
+		if len(guids) == 0 {
+			out.Value = "none"
+		}
+		return out, ok
 	}
 	out.Number, ok = v.Uint()
 	out.Value = p.show(name, out.Number)
@@ -82,6 +117,10 @@ func (d *Dataset) Property(name string) (Property, bool) {
 				out.Source = SourceDefault
 			}
 		}
+	case "filesystem_limit", "snapshot_limit", "filesystem_count", "snapshot_count":
+		if out.Source == SourceNone {
+			out.Source = SourceLocal
+		}
 	case "snapshots_changed", "snapshots_changed_nsecs":
 		ok = ok && out.Number != 0
 	}
@@ -90,10 +129,21 @@ func (d *Dataset) Property(name string) (Property, bool) {
 
 // mountpoint adds to an inherited mount point the path below where it is from.
 func (d *Dataset) mountpoint(s string, p Property) string {
-	if !strings.HasPrefix(s, "/") || p.Source != SourceInherited {
+	if strings.HasPrefix(s, "/") && p.Source == SourceInherited {
+		s = strings.TrimSuffix(s, "/") + strings.TrimPrefix(d.Name, p.From)
+	}
+	return d.underRoot(s)
+}
+
+// underRoot adds before a mount point the pool's alternate root.
+func (d *Dataset) underRoot(s string) string {
+	if d.altroot == "" || !strings.HasPrefix(s, "/") {
 		return s
 	}
-	return strings.TrimSuffix(s, "/") + strings.TrimPrefix(d.Name, p.From)
+	if s == "/" {
+		return d.altroot
+	}
+	return strings.TrimSuffix(d.altroot, "/") + s
 }
 
 // Value is the value of a property as zfs get -p prints it, "" for none.
@@ -157,6 +207,12 @@ func (h *Handle) fromCmd(c *zcmd.Cmd, props *nvlist.List) *Dataset {
 		Name: zcmd.String(c.Name[:]), GUID: s.GUID, CreateTxg: s.CreationTxg, Origin: zcmd.String(s.Origin[:]),
 		Inconsistent: s.Inconsistent != 0, props: props, version: h.known(),
 	}
+	switch s.Type {
+	case objsetFilesystem:
+		d.head = Filesystem
+	case objsetVolume:
+		d.head = Volume
+	}
 	switch {
 	case strings.Contains(d.Name, "@"):
 		d.Kind, d.Clones = Snapshot, s.NumClones
@@ -176,9 +232,24 @@ const (
 	objsetVolume     = 3
 )
 
-// Get gives a file system, volume or snapshot with all its properties.
-func (h *Handle) Get(ctx context.Context, name string) (*Dataset, error) {
-	return h.get(ctx, "get", name, true)
+// Get gives a file system, volume, snapshot or bookmark with these of its
+// properties, or with all of them, as zfs get has them. Those that a mount or
+// the file system itself tells (mounted, version, utf8only, …) take requests of
+// their own, which naming others saves.
+func (h *Handle) Get(ctx context.Context, name string, props ...string) (*Dataset, error) {
+	const op = "get"
+	q := newQuery([]Option{With(props...)})
+	d, err := h.get(ctx, op, name, true)
+	if err != nil || d.Kind == Bookmark {
+		return d, err
+	}
+	x, err := h.extras(ctx, op, name, q)
+	if err != nil {
+		return nil, err
+	}
+	h.add(ctx, x, d)
+	q.keep(d)
+	return d, nil
 }
 
 // Stat is Get without the properties, and cheaper.

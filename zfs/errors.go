@@ -173,6 +173,7 @@ var opKinds = map[zcmd.Op]map[syscall.Errno]error{
 	zcmd.Rollback:     {syscall.EEXIST: ErrNotNewest, syscall.EXDEV: ErrNotNewest, syscall.ESRCH: ErrNotFound},
 	zcmd.LoadKey:      {syscall.EACCES: ErrWrongKey, syscall.EEXIST: ErrExists},
 	zcmd.PoolExport:   {syscall.EXDEV: ErrBusy},
+	zcmd.PoolImport:   {syscall.ENOENT: ErrUnavailable},
 	zcmd.PoolCreate:   {syscall.EBUSY: ErrBusy, syscall.EOVERFLOW: ErrInvalid},
 	zcmd.RecvNew:      {syscall.ENODEV: ErrNotInSync, syscall.ETXTBSY: ErrNotInSync, eCksum: ErrStream},
 	zcmd.SendNew:      {syscall.EXDEV: ErrInvalid},
@@ -187,6 +188,7 @@ var opKinds = map[zcmd.Op]map[syscall.Errno]error{
 	zcmd.VdevAttach:   {syscall.ENOTSUP: ErrInvalid, syscall.EOVERFLOW: ErrInvalid},
 	zcmd.VdevSetState: {syscall.ENOTSUP: ErrInvalid},
 	zcmd.VdevRemove:   {syscall.ENOTSUP: ErrInvalid},
+	zcmd.Clear:        {syscall.EIO: ErrSuspended}, // its I/O went on and failed again
 	zcmd.Promote:      {syscall.EINVAL: ErrInvalid},
 }
 

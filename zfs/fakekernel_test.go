@@ -23,8 +23,10 @@ type kernel struct {
 	txg   uint64
 	held  map[string]bool
 	hook  func(op zcmd.Op, name string) syscall.Errno // an errno to give instead
-	calls []zcmd.Op
-	logs  []string
+	// answer answers a request, if it says so.
+	answer func(op zcmd.Op, c *zcmd.Cmd, dst []byte) (syscall.Errno, bool)
+	calls  []zcmd.Op
+	logs   []string
 }
 
 type node struct {
@@ -131,6 +133,11 @@ func (k *kernel) serve(op zcmd.Op, c *zcmd.Cmd, src, conf, dst []byte) syscall.E
 	name := zcmd.String(c.Name[:])
 	if k.hook != nil {
 		if e := k.hook(op, name); e != 0 {
+			return e
+		}
+	}
+	if k.answer != nil {
+		if e, ok := k.answer(op, c, dst); ok {
 			return e
 		}
 	}

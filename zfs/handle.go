@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"runtime"
 	"strconv"
@@ -103,18 +104,26 @@ func (h *Handle) call(ctx context.Context, op string, req zcmd.Op, name string, 
 	return out, fail(op, req, name, err)
 }
 
-// perName turns a reply of {name: errno} into one error for each, or the request's own error if there is none.
-func perName(op string, req zcmd.Op, out *nvlist.List, err error) error {
+// perName turns a reply of {name: errno} into one error for each, or the
+// request's own error, which is of the pool, into one of the names it was about.
+func perName(op string, req zcmd.Op, about []string, out *nvlist.List, err error) error {
 	var errs []error
 	for name, v := range out.All() {
 		if n, ok := v.Int(); ok && n != 0 && name != "N_MORE_ERRORS" {
 			errs = append(errs, fail(op, req, name, syscall.Errno(n)))
 		}
 	}
-	if len(errs) == 0 || err == nil && len(errs) == 0 {
-		return err
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
-	return errors.Join(errs...)
+	var e *Error
+	if errors.As(err, &e) {
+		e.Name = about[0]
+		if more := len(about) - 1; more > 0 {
+			e.Hint = fmt.Sprintf("and %d more", more)
+		}
+	}
+	return err
 }
 
 // with opens a handle for the length of f.

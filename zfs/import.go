@@ -3,6 +3,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -353,8 +354,13 @@ func (h *Handle) Import(ctx context.Context, c *Candidate, o ImportOptions) erro
 	}
 	text := ""
 	for v := range c.Pool.Root.All() {
-		if v.State != VdevOnline && len(v.Children) == 0 {
-			text += fmt.Sprintf("%s is %s; ", v.Name(), v.health())
+		if len(v.Children) > 0 {
+			continue
+		}
+		if _, serr := os.Stat(v.Path); v.Path != "" && serr != nil { // gone since it was found
+			text += v.Path + " is gone; "
+		} else if v.State != VdevOnline {
+			text += fmt.Sprintf("%s is %s; ", cmp.Or(v.Path, v.Name()), v.health())
 		}
 	}
 	return hint(err, nil, strings.TrimSuffix(text, "; "))

@@ -75,10 +75,11 @@ func newQuery(opts []Option) *query {
 
 func (q *query) wantProps() bool { return !q.namesOnly && (q.allProps || len(q.props) > 0) }
 
-// keep leaves of a property list what the query asked for, in memory of its own.
-func (q *query) keep(l *nvlist.List) *nvlist.List {
+// keep leaves of the properties what the query asked for, in memory of its own.
+func (q *query) keep(d *Dataset) {
+	l := d.props
 	if l == nil || q.allProps {
-		return l
+		return
 	}
 	out := nvlist.New()
 	for _, name := range q.props {
@@ -95,7 +96,7 @@ func (q *query) keep(l *nvlist.List) *nvlist.List {
 		}
 		out.Set(name, nvlist.Of(c))
 	}
-	return out
+	d.props, d.asked = out, q.props
 }
 
 // Descend walks a dataset and all below it, a parent before its children, a
@@ -115,7 +116,12 @@ func (h *Handle) Descend(ctx context.Context, root string, opts ...Option) iter.
 			yield(nil, err)
 			return
 		}
-		d.props = w.q.keep(d.props)
+		if w.extras, err = h.extras(ctx, "list", root, w.q); err != nil {
+			yield(nil, err)
+			return
+		}
+		h.add(ctx, w.extras, d)
+		w.q.keep(d)
 		w.visit(d, 0)
 	}
 }
@@ -130,6 +136,7 @@ type walk struct {
 	ctx   context.Context
 	q     *query
 	yield func(*Dataset, error) bool
+	*extras
 }
 
 // visit reports whether the walk goes on.
@@ -195,7 +202,7 @@ func (w *walk) children(name string, depth int) bool {
 			w.yield(nil, &Error{Op: "list", Name: name, Err: err})
 			return false
 		}
-		if d := w.h.fromCmd(&r.Cmd, w.q.keep(props)); !strings.ContainsAny(d.Name, "$%") && !w.visit(d, depth+1) {
+		if d := w.h.fromCmd(&r.Cmd, props); !strings.ContainsAny(d.Name, "$%") && !w.visit(w.finish(d), depth+1) {
 			return false
 		}
 	}
@@ -237,10 +244,19 @@ func (w *walk) snapshots(name string) bool {
 			w.yield(nil, &Error{Op: "list", Name: name, Err: err})
 			return false
 		}
-		if !w.yield(w.h.fromCmd(&r.Cmd, w.q.keep(l)), nil) {
+		if !w.yield(w.finish(w.h.fromCmd(&r.Cmd, l)), nil) {
 			return false
 		}
 	}
+}
+
+// finish adds to a dataset what is read besides, and leaves what was asked for.
+func (w *walk) finish(d *Dataset) *Dataset {
+	if w.extras != nil && w.q.kinds&d.Kind != 0 {
+		w.h.add(w.ctx, w.extras, d)
+	}
+	w.q.keep(d)
+	return d
 }
 
 func isKind(err, kind error) bool { return errors.Is(err, kind) }

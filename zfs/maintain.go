@@ -103,20 +103,94 @@ const (
 	Freed                            // the freeing of what was destroyed
 )
 
-// WaitPool waits until none of the activities goes on in the pool. progress, if
-// not nil, is called with each status that is read meanwhile.
+// kernelActivities are zpool_wait_activity_t.
+var kernelActivities = []struct {
+	what Activity
+	code int32
+}{{Scanned, 6}, {Scanned, 5}, {Trimmed, 7}, {Initialized, 2}, {Removed, 4}, {Freed, 1}} // scrub, resilver, …
+
+// WaitPool waits until none of the activities goes on in the pool. The kernel
+// wakes it up; the context ends it early. progress, if not nil, is called with
+// the status before it waits, each second meanwhile, and at the end. A pool
+// that is exported meanwhile is ErrNotFound, one that is suspended at the start ErrSuspended.
 func (h *Handle) WaitPool(ctx context.Context, name string, what Activity, progress func(*Pool)) error {
-	wait := 10 * time.Millisecond
-	for {
+	if progress != nil {
+		if _, err := h.busy(ctx, name, 0, progress); err != nil {
+			return err
+		}
+	}
+	const shortest = 10 * time.Millisecond
+	for pause := shortest; ; {
+		waited := false
+		for _, a := range kernelActivities {
+			if what&a.what == 0 {
+				continue
+			}
+			w, err := h.waitKernel(ctx, name, a.code, progress)
+			if err != nil {
+				return err
+			}
+			waited = waited || w
+		}
 		busy, err := h.busy(ctx, name, what, progress)
 		if err != nil || !busy {
 			return err
 		}
+		if waited { // another has begun
+			pause = shortest
+			continue
+		}
+		// What the kernel does not count as going on yet, or any more: between two steps of it.
 		select {
 		case <-ctx.Done():
 			return canceled(ctx, "wait", name)
-		case <-time.After(wait):
-			wait = min(wait*2, time.Second)
+		case <-time.After(pause):
+			pause = min(pause*2, time.Second)
+		}
+	}
+}
+
+// waitKernel waits in the kernel for one activity, and reports whether it went on at all.
+func (h *Handle) waitKernel(ctx context.Context, name string, activity int32, progress func(*Pool)) (bool, error) {
+	const op, reply = "wait", 4 << 10
+	if err := checkNewOrOld(op, name); err != nil {
+		return false, err
+	}
+	r := h.dev.Request(name)
+	defer r.Release()
+	if err := r.SetInput(nvlist.New(nvlist.P("wait_activity", activity))); err != nil {
+		return false, &Error{Op: op, Name: name, Err: err}
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Wait(ctx, zcmd.Wait, reply) }()
+	var tick <-chan time.Time
+	if progress != nil {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-tick:
+			if p, err := h.Pool(ctx, name); err == nil {
+				progress(p)
+			}
+			continue
+		case err := <-done:
+			switch {
+			case ctx.Err() != nil:
+				return false, canceled(ctx, op, name)
+			case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.Errno(errCmdUnavail)):
+				return false, nil // nothing goes on in a pool that is read-only; a module without it is polled
+			case err != nil:
+				return false, fail(op, zcmd.Wait, name, err)
+			}
+			out, err := r.Reply()
+			if err != nil {
+				return false, &Error{Op: op, Name: name, Err: err}
+			}
+			waited, _ := nvlist.Get[bool](out, "wait_waited")
+			return waited, nil
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (h *Handle) CreateBookmarks(ctx context.Context, marks map[string]string) e
 		return err
 	}
 	out, err := h.call(ctx, op, zcmd.Bookmark, pool(names[0]), in)
-	return perName(op, zcmd.Bookmark, out, err)
+	return perName(op, zcmd.Bookmark, names, out, err)
 }
 
 // DestroyBookmarks destroys bookmarks of one pool: all of them or none. Those that are not there count as destroyed.
@@ -51,7 +51,7 @@ func (h *Handle) DestroyBookmarks(ctx context.Context, names []string) error {
 		return err
 	}
 	out, err := h.call(ctx, op, zcmd.DestroyBookmark, pool(names[0]), in)
-	return perName(op, zcmd.DestroyBookmark, out, err)
+	return perName(op, zcmd.DestroyBookmark, names, out, err)
 }
 
 // Bookmarks lists the bookmarks of a dataset with their properties.
@@ -60,7 +60,10 @@ func (h *Handle) Bookmarks(ctx context.Context, name string) ([]*Dataset, error)
 	if err := checkName(op, name, 0); err != nil {
 		return nil, err
 	}
-	in := nvlist.New(nvlist.P("guid", nvlist.Flag{}), nvlist.P("createtxg", nvlist.Flag{}), nvlist.P("creation", nvlist.Flag{}))
+	in := nvlist.New()
+	for _, prop := range []string{"guid", "createtxg", "creation", "referenced", "logicalreferenced", "redact_snaps"} {
+		nvlist.Set(in, prop, nvlist.Flag{})
+	}
 	out, err := h.call(ctx, op, zcmd.GetBookmarks, name, in)
 	if err != nil {
 		return nil, err
@@ -119,7 +122,7 @@ func (h *Handle) Hold(ctx context.Context, tag string, snapshots []string, until
 		nvlist.Set(in, "cleanup_fd", h.dev.Fd())
 	}
 	out, err := h.call(ctx, op, zcmd.Hold, pool(snapshots[0]), in)
-	err = perName(op, zcmd.Hold, out, err)
+	err = perName(op, zcmd.Hold, snapshots, out, err)
 	if err == nil && out.Len() > 0 {
 		// The kernel passes over snapshots that are not there and says so in the reply alone.
 		for n := range out.All() {
@@ -156,7 +159,7 @@ func (h *Handle) Release(ctx context.Context, tag string, snapshots []string) er
 		return err
 	}
 	out, err := h.call(ctx, op, zcmd.Release, pool(snapshots[0]), in)
-	return perName(op, zcmd.Release, out, err)
+	return perName(op, zcmd.Release, snapshots, out, err)
 }
 
 // Holds gives the tags on a snapshot and when they were put there.

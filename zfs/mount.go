@@ -31,10 +31,8 @@ func (h *Handle) Mount(ctx context.Context, name string, o MountOptions) error {
 	}
 	at := o.At
 	if at == "" {
+		d.altroot = h.altroot(ctx, name)
 		at = d.Value("mountpoint")
-		if alt := h.altroot(ctx, name); alt != "" && strings.HasPrefix(at, "/") {
-			at = strings.TrimSuffix(alt, "/") + at
-		}
 	}
 	switch {
 	case d.Kind != Filesystem:
@@ -79,11 +77,12 @@ func (h *Handle) Mounted(name string) ([]string, error) {
 
 func mountedAt(name string) ([]string, error) {
 	all, err := mounts()
-	return all[name], err
+	return points(all[name]), err
 }
 
 // Unmount unmounts a file system from wherever it is mounted; one that is not
-// mounted is no error. force takes it from those who use it.
+// mounted is no error. force takes it from those who use it. In a pool that is
+// suspended it would wait for good, and fails with ErrSuspended.
 func (h *Handle) Unmount(ctx context.Context, name string, force bool) error {
 	const op = "unmount"
 	if err := checkName(op, name, 0); err != nil {
@@ -93,7 +92,20 @@ func (h *Handle) Unmount(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return &Error{Op: op, Name: name, Err: err}
 	}
+	if len(where) > 0 {
+		if err := h.runs(ctx, op, name); err != nil {
+			return err
+		}
+	}
 	return unmountFrom(ctx, op, name, where, force)
+}
+
+// runs fails if the pool is suspended: an unmount writes, and no signal ends its wait.
+func (h *Handle) runs(ctx context.Context, op, name string) error {
+	if p, err := h.Pool(ctx, pool(name)); err == nil && p.Suspended {
+		return &Error{Op: op, Name: name, Kind: ErrSuspended}
+	}
+	return nil
 }
 
 func unmountFrom(ctx context.Context, op, name string, where []string, force bool) error {
@@ -121,8 +133,13 @@ func (h *Handle) unmountAll(ctx context.Context, names []string) error {
 	type entry struct{ name, at string }
 	var list []entry
 	for _, n := range names {
-		for _, at := range all[n] {
-			list = append(list, entry{n, at})
+		for _, m := range all[n] {
+			list = append(list, entry{n, m.at})
+		}
+	}
+	if len(list) > 0 {
+		if err := h.runs(ctx, "unmount", list[0].name); err != nil {
+			return err
 		}
 	}
 	slices.SortFunc(list, func(a, b entry) int { return len(b.at) - len(a.at) })

@@ -4,6 +4,7 @@ package zfs
 
 import (
 	"bytes"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,7 @@ func cString(b []byte) string {
 }
 
 // mounts gives where each file system of ZFS is mounted, in the order of mounting.
-func mounts() (map[string][]string, error) {
+func mounts() (map[string][]mountPoint, error) {
 	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
 	if err != nil {
 		return nil, err
@@ -29,15 +30,34 @@ func mounts() (map[string][]string, error) {
 		if n == len(buf) { // more were mounted meanwhile
 			continue
 		}
-		out := map[string][]string{}
+		out := map[string][]mountPoint{}
 		for i := range buf[:n] {
 			if cString(buf[i].Fstypename[:]) == "zfs" {
 				name := cString(buf[i].Mntfromname[:])
-				out[name] = append(out[name], cString(buf[i].Mntonname[:]))
+				out[name] = append(out[name], mountPoint{cString(buf[i].Mntonname[:]), mountOptions(buf[i].Flags)})
 			}
 		}
 		return out, nil
 	}
+}
+
+// mountOptions names the flags that say something of a property.
+func mountOptions(flags uint64) string {
+	var words []string
+	for _, o := range []struct {
+		flag     uint64
+		set, not string
+	}{
+		{unix.MNT_RDONLY, "ro", "rw"}, {unix.MNT_NOSUID, "nosuid", "suid"}, {unix.MNT_NOEXEC, "noexec", "exec"},
+		{unix.MNT_NOATIME, "noatime", "atime"},
+	} {
+		if flags&o.flag != 0 {
+			words = append(words, o.set)
+		} else {
+			words = append(words, o.not)
+		}
+	}
+	return strings.Join(words, ",")
 }
 
 // mount is nmount(2) with the options that libzfs's do_mount gives.

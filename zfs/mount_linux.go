@@ -11,25 +11,36 @@ import (
 )
 
 // mounts gives where each file system of ZFS is mounted, in the order of mounting.
-func mounts() (map[string][]string, error) {
+func mounts() (map[string][]mountPoint, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	out := map[string][]string{}
+	out := map[string][]mountPoint{}
 	s := bufio.NewScanner(f)
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
 		// "36 35 98:0 /root /at opts optional… - type source super"; see proc_pid_mountinfo(5).
 		before, after, ok := strings.Cut(s.Text(), " - ")
 		b, a := strings.Fields(before), strings.Fields(after)
-		if ok && len(b) >= 5 && len(a) >= 2 && a[0] == "zfs" {
+		if ok && len(b) >= 6 && len(a) >= 3 && a[0] == "zfs" {
 			name := unescapeMount(a[1])
-			out[name] = append(out[name], unescapeMount(b[4]))
+			out[name] = append(out[name], mountPoint{unescapeMount(b[4]), mountOptions(b[5], a[2])})
 		}
 	}
 	return out, s.Err()
+}
+
+// mountOptions are those of a mount and of its file system, as /proc/mounts has
+// them: a mount that may be written is read-only all the same if its file system is.
+func mountOptions(mount, super string) string {
+	if hasOption(super, "ro") {
+		mount = strings.TrimPrefix(mount, "rw")
+	} else {
+		super = strings.TrimPrefix(super, "rw")
+	}
+	return mount + "," + super
 }
 
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")

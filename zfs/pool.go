@@ -42,7 +42,7 @@ func (h *Handle) CreatePool(ctx context.Context, s PoolSpec) error {
 	}
 	root, err := s.tree()
 	if err != nil {
-		return &Error{Op: op, Name: s.Name, Kind: ErrInvalid, Err: err}
+		return deviceError(op, s.Name, "", err, ErrInvalid)
 	}
 	if err := checkDevices(op, s.Name, s.paths(), s.Force); err != nil {
 		return err
@@ -131,8 +131,8 @@ func (h *Handle) enableFeatures(s *PoolSpec, props *nvlist.List) {
 // poolProperties are the properties of pools that can be set, zpoolprops(7).
 var poolProperties = map[string]property{
 	"altroot": text(0, once, ""), "bootfs": text(0, 0, ""), "cachefile": text(0, 0, ""), "comment": text(0, 0, ""),
-	"compatibility": text(0, 0, "off"), "version": number(0, 0, ""), "ashift": number(0, 0, "0"),
-	"dedup_table_quota": number(0, 0, ""), "tname": text(0, once, ""),
+	"compatibility": text(0, 0, "off"), "version": number(0, 0, "-"), "ashift": number(0, 0, "0"),
+	"dedup_table_quota": number(0, 0, "auto").from(3), "tname": text(0, once, ""),
 	"delegation": choice(0, 0, "on", onOff), "autoreplace": choice(0, 0, "off", onOff),
 	"listsnapshots": choice(0, 0, "off", onOff), "autoexpand": choice(0, 0, "off", onOff),
 	"readonly": choice(0, once, "off", onOff), "multihost": choice(0, 0, "off", onOff),
@@ -217,7 +217,8 @@ func checkNewOrOld(op, name string) error {
 	return checkName(op, name, 0)
 }
 
-// PoolProperty gives the properties of a pool, as zpool get -p has them, but for features.
+// PoolProperties gives the properties of a pool, as zpool get -p has them, those
+// at their defaults included; features are in the pool's status. A string that is not set is "".
 func (h *Handle) PoolProperties(ctx context.Context, name string) (map[string]Property, error) {
 	const op = "get pool"
 	if err := checkNewOrOld(op, name); err != nil {
@@ -238,6 +239,14 @@ func (h *Handle) PoolProperties(ctx context.Context, name string) (map[string]Pr
 			p.Value = showPool(n, p.Number)
 		}
 		props[n] = p
+	}
+	v := h.known()
+	for n, p := range poolProperties {
+		if _, ok := props[n]; !ok && n != "tname" && (p.since == 0 || v.AtLeast(2, p.since)) {
+			d, _ := p.defaultProperty(n, v)
+			d.Name, d.Value, d.Source = n, p.def, SourceDefault
+			props[n] = d
+		}
 	}
 	return props, nil
 }
@@ -323,7 +332,8 @@ func (h *Handle) Pool(ctx context.Context, name string) (*Pool, error) {
 	return p, nil
 }
 
-// DestroyPool destroys a pool and all that is in it; its file systems are unmounted first.
+// DestroyPool destroys a pool and all that is in it; its file systems are
+// unmounted first. It waits for open volumes as ExportPool does.
 func (h *Handle) DestroyPool(ctx context.Context, name string) error {
 	const op = "destroy pool"
 	if err := checkNewOrOld(op, name); err != nil {
@@ -338,7 +348,8 @@ func (h *Handle) DestroyPool(ctx context.Context, name string) error {
 }
 
 // ExportPool exports a pool; its file systems are unmounted first. force takes
-// one whose spares other pools use.
+// one whose spares other pools use. From OpenZFS 2.3 the kernel waits for volumes
+// that are open to be closed, and neither context nor signal ends that.
 func (h *Handle) ExportPool(ctx context.Context, name string, force bool) error {
 	const op = "export"
 	if err := checkNewOrOld(op, name); err != nil {

@@ -28,11 +28,12 @@ const (
 	SourceLocal
 	SourceInherited
 	SourceReceived
+	SourceTemporary // of the mount alone
 )
 
 // String gives the word that zfs-get(8) prints.
 func (s Source) String() string {
-	return [...]string{"-", "default", "local", "inherited", "received"}[s]
+	return [...]string{"-", "default", "local", "inherited", "received", "temporary"}[s]
 }
 
 // Property is a property of a dataset, snapshot or bookmark.
@@ -231,7 +232,7 @@ func (p property) defaultProperty(name string, v Version) (Property, bool) {
 	if p.old != "" && !v.AtLeast(2, p.minor) {
 		def = p.old
 	}
-	if def == "" || p.attr&readOnly != 0 && p.typ != propIndex {
+	if def == "" || p.attr&zpl != 0 || p.attr&readOnly != 0 && p.typ == propIndex {
 		return Property{}, false
 	}
 	out := Property{Name: name, Value: def, Source: SourceDefault}

@@ -18,6 +18,7 @@ const (
 	inherits propAttr = 1 << iota // children take the value
 	readOnly
 	once // set at creation only
+	zpl  // kept in the file system itself, not with the other properties
 )
 
 type indexValue struct {
@@ -33,6 +34,8 @@ type property struct {
 	def   string // the default as it is shown; "" for none
 	old   string // the default before OpenZFS 2.minor, where it differs
 	minor int
+	since int // OpenZFS 2.since brought it; 0 for older
+	onVol int // OpenZFS 2.onVol brought it to volumes
 	index []indexValue
 }
 
@@ -102,6 +105,14 @@ func text(kinds Kind, attr propAttr, def string) property {
 func choice(kinds Kind, attr propAttr, def string, t []indexValue) property {
 	return property{typ: propIndex, kinds: kinds, attr: attr, def: def, index: t}
 }
+func (p property) from(minor int) property {
+	p.since = minor
+	return p
+}
+func (p property) onVolumes(minor int) property {
+	p.onVol = minor
+	return p
+}
 func (p property) before(minor int, def string) property {
 	p.minor, p.old = minor, def
 	return p
@@ -123,13 +134,13 @@ var properties = map[string]property{
 	"copies":         choice(heads, inherits, "1", index("1", 1, "2", 2, "3", 3)),
 	"primarycache":   choice(dataset, inherits, "all", caches),
 	"secondarycache": choice(dataset, inherits, "all", caches),
-	"prefetch":       choice(dataset, inherits, "all", caches),
+	"prefetch":       choice(dataset, inherits, "all", caches).from(3),
 	"logbias":        choice(heads, inherits, "latency", names("latency", "throughput")),
 	"xattr":          choice(Filesystem|Snapshot, inherits, "sa", index("off", 0, "sa", 2, "on", 2, "dir", 1)).before(4, "on"),
 	"dnodesize": choice(fsKind, inherits, "legacy", index("legacy", 0, "auto", 1, "1k", 1024, "2k", 2048, "4k", 4096,
 		"8k", 8192, "16k", 16384)),
 	"volmode":         choice(heads, inherits, "default", index("default", 0, "full", 1, "geom", 1, "dev", 2, "none", 3)),
-	"direct":          choice(fsKind, inherits, "standard", names("disabled", "standard", "always")),
+	"direct":          choice(fsKind, inherits, "standard", names("disabled", "standard", "always")).from(3),
 	"atime":           choice(fsKind, inherits, "on", onOff),
 	"relatime":        choice(fsKind, inherits, defaultRelatime, onOff).before(2, "off"),
 	"devices":         choice(Filesystem|Snapshot, inherits, "on", onOff),
@@ -140,18 +151,18 @@ var properties = map[string]property{
 	"vscan":           choice(fsKind, inherits, "off", onOff),
 	"nbmand":          choice(Filesystem|Snapshot, inherits, "off", onOff),
 	"overlay":         choice(fsKind, inherits, "on", onOff),
-	"version":         choice(Filesystem|Snapshot, 0, "", index("1", 1, "2", 2, "3", 3, "4", 4, "5", 5, "current", 5)),
+	"version":         choice(Filesystem|Snapshot, zpl, "", index("1", 1, "2", 2, "3", 3, "4", 4, "5", 5, "current", 5)),
 	"canmount":        choice(fsKind, 0, "on", names("off", "on", "noauto")),
 	"mounted":         choice(fsKind, readOnly, "", noYes),
 	"defer_destroy":   choice(Snapshot, readOnly, "off", onOff),
 	"keystatus":       choice(dataset, readOnly, "none", names("none", "unavailable", "available")),
-	"normalization":   choice(Filesystem|Snapshot, once, "none", index("none", 0, "formD", 0x10, "formKC", 0x60, "formC", 0x50, "formKD", 0x20)),
-	"casesensitivity": choice(Filesystem|Snapshot, once, "sensitive", names("sensitive", "insensitive", "mixed")),
+	"normalization":   choice(Filesystem|Snapshot, once|zpl, "none", index("none", 0, "formD", 0x10, "formKC", 0x60, "formC", 0x50, "formKD", 0x20)),
+	"casesensitivity": choice(Filesystem|Snapshot, once|zpl, "sensitive", names("sensitive", "insensitive", "mixed")),
 	"keyformat":       choice(heads, once, "none", names("none", "raw", "hex", "passphrase")),
 	"encryption":      choice(dataset, once, "off", ciphers),
-	"utf8only":        choice(Filesystem|Snapshot, once, "off", onOff),
-	"longname":        choice(fsKind, inherits, "off", onOff),
-	"volthreading":    choice(Volume, 0, "on", onOff),
+	"utf8only":        choice(Filesystem|Snapshot, once|zpl, "off", onOff),
+	"longname":        choice(fsKind, inherits, "off", onOff).from(3),
+	"volthreading":    choice(Volume, 0, "on", onOff).from(3),
 
 	"origin":               text(heads, readOnly, ""),
 	"clones":               text(Snapshot, readOnly, ""),
@@ -182,15 +193,15 @@ var properties = map[string]property{
 	"quota": number(fsKind, 0, "0"), "reservation": number(heads, 0, "0"), "volsize": number(Snapshot|Volume, 0, ""),
 	"refquota": number(fsKind, 0, "0"), "refreservation": number(heads, 0, "0"),
 	"filesystem_limit": number(fsKind, 0, "none"), "snapshot_limit": number(heads, 0, "none"),
-	"recordsize": number(fsKind, inherits, "131072"), "special_small_blocks": number(heads, inherits, "0"),
+	"recordsize": number(fsKind, inherits, "131072"), "special_small_blocks": number(heads, inherits, "0").onVolumes(4),
 	"creation": number(marks, readOnly, ""), "snapshots_changed": number(heads, readOnly, ""),
 	"snapshots_changed_nsecs": number(heads, readOnly, ""),
-	"defaultuserquota":        number(Filesystem|Snapshot, 0, "0"), "defaultgroupquota": number(Filesystem|Snapshot, 0, "0"),
-	"defaultprojectquota":    number(Filesystem|Snapshot, 0, "0"),
-	"defaultuserobjquota":    number(Filesystem|Snapshot, 0, "0"),
-	"defaultgroupobjquota":   number(Filesystem|Snapshot, 0, "0"),
-	"defaultprojectobjquota": number(Filesystem|Snapshot, 0, "0"),
-	"zoned_uid":              number(fsKind, inherits, "0"),
+	"defaultuserquota":        number(Filesystem|Snapshot, zpl, "0").from(4), "defaultgroupquota": number(Filesystem|Snapshot, zpl, "0").from(4),
+	"defaultprojectquota":    number(Filesystem|Snapshot, zpl, "0").from(4),
+	"defaultuserobjquota":    number(Filesystem|Snapshot, zpl, "0").from(4),
+	"defaultgroupobjquota":   number(Filesystem|Snapshot, zpl, "0").from(4),
+	"defaultprojectobjquota": number(Filesystem|Snapshot, zpl, "0").from(4),
+	"zoned_uid":              number(fsKind, inherits, "0").from(5),
 }
 
 // aliases are the short names of zfsprops(7).

@@ -116,7 +116,7 @@ func (h *Handle) received(ctx context.Context, op, target string, first Record, 
 		return nil, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading the stream", Err: ferr}
 	}
 	if err != nil {
-		return nil, explainReceive(err, first)
+		return nil, explainReceive(err, target, first)
 	}
 	for prop, v := range out.List("errors").All() {
 		if n, ok := v.Int(); ok && n > 0 && prop != "N_MORE_ERRORS" {
@@ -126,7 +126,11 @@ func (h *Handle) received(ctx context.Context, op, target string, first Record, 
 	return &Received{Begin: *first.Begin, Bytes: sent + recordSize}, err
 }
 
-func explainReceive(err error, first Record) error {
+func explainReceive(err error, target string, first Record) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.Name = target // the request was about what is there already, the parent maybe
+	}
 	switch {
 	case isKind(err, ErrNotInSync):
 		return hint(err, nil, "its last snapshot is not what the stream follows from, or it was changed since")

@@ -23,8 +23,8 @@ func Destroy(ctx context.Context, name string, o DestroyOptions) error {
 }
 
 // Get is Handle.Get on a handle of its own.
-func Get(ctx context.Context, name string) (d *Dataset, err error) {
-	err = with(func(h *Handle) error { d, err = h.Get(ctx, name); return err })
+func Get(ctx context.Context, name string, props ...string) (d *Dataset, err error) {
+	err = with(func(h *Handle) error { d, err = h.Get(ctx, name, props...); return err })
 	return d, err
 }
 

@@ -72,6 +72,7 @@ type Vdev struct {
 	State    VdevState
 	Aux      uint64 // why, vdev_aux_t
 	Removing bool
+	Missing  bool // not found when the pool was opened: Path is where it was
 
 	Alloc, Space                                     uint64    // bytes
 	Ops, Bytes                                       [6]uint64 // by zio type: null, read, write, free, claim, ioctl/flush
@@ -92,8 +93,12 @@ type Progress struct {
 // Active reports whether it runs.
 func (p Progress) Active() bool { return p.State == 1 }
 
-// Name gives a leaf's path, and TYPE-ID for the others, as zpool-status(8) does.
+// Name gives a leaf's path, the guid of one that is missing, and TYPE-ID for the
+// others, as zpool-status(8) does.
 func (v *Vdev) Name() string {
+	if v.Missing {
+		return fmt.Sprint(v.GUID)
+	}
 	switch v.Type {
 	case "disk", "file", "l2cache":
 		return v.Path
@@ -252,7 +257,7 @@ const (
 )
 
 func parseVdev(l *nvlist.List) *Vdev {
-	v := &Vdev{Type: l.Str("type"), Path: l.Str("path"), Class: l.Str("alloc_bias")}
+	v := &Vdev{Type: l.Str("type"), Path: l.Str("path"), Class: l.Str("alloc_bias"), Missing: l.Has("not_present")}
 	v.ID, _ = l.Uint("id")
 	v.GUID, _ = l.Uint("guid")
 	v.Parity, _ = l.Uint("nparity")

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/skepvm/skep/zfs/internal/zcmd"
 	"github.com/skepvm/skep/zfs/nvlist"
@@ -211,7 +213,7 @@ func vdevTree(ashift uint64, data, logs, special, dedup []VdevSpec, cache, spare
 func checkDevices(op, name string, paths []string, force bool) error {
 	for _, p := range paths {
 		if err := exclusive(p); err != nil {
-			return &Error{Op: op, Name: name, Kind: ErrBusy, Hint: p + " is in use", Err: err}
+			return deviceError(op, name, p, err, ErrBusy)
 		}
 		if force {
 			continue
@@ -227,6 +229,17 @@ func checkDevices(op, name string, paths []string, force bool) error {
 	return nil
 }
 
+// deviceError is why devices are no good; otherwise is the kind where the errno does not tell.
+func deviceError(op, name, device string, err, otherwise error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
+		otherwise = ErrUnavailable
+	case errors.Is(err, syscall.EACCES): // EPERM is how GEOM says that it is in use
+		otherwise = ErrPermission
+	}
+	return &Error{Op: op, Name: name, Kind: otherwise, Hint: device, Err: err}
+}
+
 // AddVdevs adds devices to a pool; of the specification only they count, and Force and Props["ashift"].
 func (h *Handle) AddVdevs(ctx context.Context, name string, s PoolSpec) error {
 	const op = "add"
@@ -240,7 +253,7 @@ func (h *Handle) AddVdevs(ctx context.Context, name string, s PoolSpec) error {
 		return vdevTree(0, nil, s.Logs, s.Special, s.Dedup, s.Cache, s.Spares)
 	}()
 	if err != nil {
-		return &Error{Op: op, Name: name, Kind: ErrInvalid, Err: err}
+		return deviceError(op, name, "", err, ErrInvalid)
 	}
 	if err := checkDevices(op, name, s.paths(), s.Force); err != nil {
 		return err
@@ -283,7 +296,14 @@ func (h *Handle) vdevCall(ctx context.Context, op string, req zcmd.Op, name, whi
 			return err
 		}
 	}
-	return hint(fail(op, req, name, r.DoOnce(ctx, req)), nil, which)
+	if err := r.DoOnce(ctx, req); err != nil {
+		return hint(fail(op, req, name, err), nil, which)
+	}
+	// A device that was to come back and did not is no failure to the kernel, which gives its new state.
+	if s := VdevState(r.Cmd.Cookie); op == "online" && s < VdevDegraded {
+		return &Error{Op: op, Name: name, Kind: ErrUnavailable, Hint: which + " is " + s.String()}
+	}
+	return nil
 }
 
 // Attach makes a mirror of a device and a new one, or adds to a mirror.
@@ -302,7 +322,7 @@ func (h *Handle) attach(ctx context.Context, op, name, device, added string, rep
 	}
 	l, err := leaf(added, 0)
 	if err != nil {
-		return &Error{Op: op, Name: name, Kind: ErrInvalid, Err: err}
+		return deviceError(op, name, "", err, ErrInvalid)
 	}
 	return h.vdevCall(ctx, op, zcmd.VdevAttach, name, device, func(r *zcmd.Request) error {
 		if replacing {
@@ -322,7 +342,8 @@ func (h *Handle) RemoveVdev(ctx context.Context, name, device string) error {
 	return h.vdevCall(ctx, "remove", zcmd.VdevRemove, name, device, nil)
 }
 
-// Online brings a device back; expand takes all of one that has grown.
+// Online brings a device back; expand takes all of one that has grown. One that
+// is still gone is ErrUnavailable, and comes back by itself where it can.
 func (h *Handle) Online(ctx context.Context, name, device string, expand bool) error {
 	return h.vdevCall(ctx, "online", zcmd.VdevSetState, name, device, func(r *zcmd.Request) error {
 		r.Cmd.Cookie = uint64(VdevOnline)

@@ -481,3 +481,35 @@ func TestKeyDoesNotShow(t *testing.T) {
 		}
 	}
 }
+
+func TestWaitPool(t *testing.T) {
+	k, h := newKernel(t, "tank")
+	release := make(chan struct{})
+	answer := syscall.Errno(0)
+	k.hook = func(op zcmd.Op, name string) syscall.Errno {
+		if op == zcmd.Wait {
+			k.mu.Unlock()
+			<-release
+			k.mu.Lock()
+			return answer
+		}
+		return 0
+	}
+	// A context that ends is heard as soon as the request does.
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("why")
+	cancel(why)
+	close(release)
+	if err := h.WaitPool(ctx, "tank", Scanned, nil); !errors.Is(err, why) {
+		t.Error(err)
+	}
+	for errno, want := range map[syscall.Errno]error{
+		syscall.EAGAIN: ErrSuspended, syscall.ENOENT: ErrNotFound, syscall.EPERM: ErrPermission,
+		syscall.EROFS: ErrModuleTooOld, syscall.Errno(errCmdUnavail): ErrModuleTooOld, // goes on to the status, which is not faked
+	} {
+		answer = errno
+		if err := h.WaitPool(t.Context(), "tank", Freed, nil); !errors.Is(err, want) {
+			t.Errorf("%v: %v, want %v", errno, err, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -489,6 +490,13 @@ func FuzzDecode(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(b)
+	}
+	for _, name := range goldenFiles(f) {
+		if b, err := os.ReadFile(name); err != nil {
+			f.Fatal(err)
+		} else if len(b) < 4<<10 {
+			f.Add(b)
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, n, err := DecodePrefix(b)
