@@ -6,6 +6,7 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -284,7 +285,16 @@ func BenchmarkSendReceive(b *testing.B) {
 	b.Run("zfs", func(b *testing.B) {
 		b.SetBytes(n)
 		for b.Loop() {
-			tool(b, "sh", "-c", fmt.Sprintf("zfs send %s/v@s | zfs receive -o volmode=none %s/r", p, p))
+			send, recv := exec.Command("zfs", "send", p+"/v@s"), exec.Command("zfs", "receive", "-o", "volmode=none", p+"/r")
+			r, w, err := os.Pipe()
+			if err != nil {
+				b.Fatal(err)
+			}
+			send.Stdout, recv.Stdin = w, r
+			err = errors.Join(send.Start(), recv.Start(), w.Close(), r.Close())
+			if err = errors.Join(err, send.Wait(), recv.Wait()); err != nil {
+				b.Fatal(err)
+			}
 			clean(b)
 		}
 	})

@@ -252,23 +252,41 @@ func feed(w io.Writer, r io.Reader, first Record, progress func(uint64)) error {
 
 // Copy sends a snapshot from one handle's host to another dataset of it, without the stream passing through the program.
 func (h *Handle) Copy(ctx context.Context, snapshot, target string, s SendOptions, o ReceiveOptions) (*Received, error) {
-	r, w, err := bigPipe()
+	const op = "copy"
+	source, in, err := h.sendRequest(ctx, op, snapshot, &s)
 	if err != nil {
-		return nil, &Error{Op: "copy", Name: snapshot, Err: err}
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// The kernel sends into the pipe that the receiving side's is filled from: one hop less than with Send.
+	r, kernel, err := bigPipe()
+	if err != nil {
+		return nil, &Error{Op: op, Name: snapshot, Err: err}
+	}
+	nvlist.Set(in, "fd", int32(kernel.Fd()))
 	sent := make(chan error, 1)
 	go func() {
-		err := h.Send(ctx, w, snapshot, s)
-		_ = w.Close()
-		sent <- err
+		_, err := h.call(context.WithoutCancel(ctx), op, zcmd.SendNew, source, in)
+		_ = kernel.Close()
+		sent <- explainSend(err, &s)
 	}()
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
+	defer stop()
+	if told := o.Progress; s.Progress != nil {
+		o.Progress = func(n uint64) {
+			s.Progress(n)
+			if told != nil {
+				told(n)
+			}
+		}
+	}
 	got, err := h.receiveFrom(ctx, r, target, o, func(w io.Writer, r io.Reader, _ Record, progress func(uint64)) error {
 		return pump(w, r, progress)
 	})
-	_ = r.Close()
+	_ = r.Close() // the kernel's next write fails
 	serr := <-sent
+	if cerr := canceled(ctx, op, snapshot); cerr != nil && err != nil {
+		return nil, cerr
+	}
 	// A send that failed by itself is why the receive did; one that lost its reader is not.
 	if serr != nil && !errors.Is(serr, syscall.EPIPE) && (err == nil || isKind(err, ErrStream)) {
 		return nil, serr
