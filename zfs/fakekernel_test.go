@@ -164,7 +164,7 @@ func (k *kernel) serve(op zcmd.Op, c *zcmd.Cmd, src, conf, dst []byte) syscall.E
 		if c.Simple == 0 || op == zcmd.DatasetListNext {
 			return k.stats(c, dst, next)
 		}
-		return 0
+		return k.stats(c, nil, next) // since 2.2 (dsl_dataset_fast_stat)
 	case zcmd.Create:
 		if k.ds[name] != nil {
 			return syscall.EEXIST

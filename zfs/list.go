@@ -104,6 +104,11 @@ func (q *query) keep(d *Dataset) {
 // the pool's own order. Only what is asked for is held in memory, and a walk
 // that is left early ends. Datasets that vanish meanwhile are passed over. An
 // error ends the walk.
+//
+// A channel program does not do it for many at once: with properties it takes
+// longer than the requests do (each zfs.get_prop opens the dataset anew), and
+// for the names of snapshots, where it takes two thirds to three quarters of
+// their time, it holds up every change to the pool while it runs.
 func (h *Handle) Descend(ctx context.Context, root string, opts ...Option) iter.Seq2[*Dataset, error] {
 	return func(yield func(*Dataset, error) bool) {
 		w := &walk{h: h, ctx: ctx, q: newQuery(opts), yield: yield}

@@ -3,6 +3,8 @@
 package zfs
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -65,7 +67,7 @@ func spliceAll(w io.Writer, r io.Reader, progress func(uint64)) (bool, error) {
 				n, serr = unix.Splice(int(from), nil, int(to), nil, pumpSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 			})
 			if cerr != nil {
-				serr = cerr
+				serr = asClosed(cerr)
 			}
 			if serr != syscall.EAGAIN {
 				return true
@@ -75,12 +77,12 @@ func spliceAll(w io.Writer, r io.Reader, progress func(uint64)) (bool, error) {
 			return full
 		})
 		if err != nil {
-			return true, err
+			return true, asClosed(err)
 		}
 		switch {
 		case serr == syscall.EAGAIN && full:
 			if err := wc.Write(func(to uintptr) bool { return writable(int(to)) }); err != nil {
-				return true, err
+				return true, asClosed(err)
 			}
 		case serr == syscall.EINTR:
 		case serr != nil:
@@ -92,6 +94,15 @@ func spliceAll(w io.Writer, r io.Reader, progress func(uint64)) (bool, error) {
 			progress(total)
 		}
 	}
+}
+
+// asClosed makes os.ErrClosed of what a raw connection says of a file that was
+// closed under it, which is an error that no other package can name.
+func asClosed(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", os.ErrClosed, err)
 }
 
 func readable(fd int) bool { return polled(fd, unix.POLLIN) }

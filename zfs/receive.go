@@ -39,33 +39,53 @@ type Received struct {
 // that can block for good should have a SetReadDeadline, as files and
 // connections do, or be closed by the caller.
 func (h *Handle) Receive(ctx context.Context, r io.Reader, target string, o ReceiveOptions) (*Received, error) {
-	return h.receive(ctx, r, target, o, feed)
+	return h.receiveFrom(ctx, r, target, o, feed)
 }
 
 // feeder moves the rest of a stream, whose first record is there, to the kernel.
 type feeder func(w io.Writer, r io.Reader, first Record, progress func(uint64)) error
 
-func (h *Handle) receive(ctx context.Context, r io.Reader, target string, o ReceiveOptions, move feeder) (*Received, error) {
-	const op = "receive"
-	var head header
+// incoming is a stream whose first record was read.
+type incoming struct {
+	head     header
+	first    Record
+	received *nvlist.List // properties that came with it, set as received; nil for none
+	local    *nvlist.List // further ones to set in their place; a flag for one that is to be inherited
+}
+
+func readBegin(op string, r io.Reader, target string) (head header, first Record, err error) {
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading its first record", Err: err}
+		return head, first, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading its first record", Err: err}
 	}
-	first, err := head.parse()
+	first, err = head.parse()
 	if err == nil && first.Begin == nil {
 		err = streamError("it begins with %v", first.Type)
 	}
+	if err != nil {
+		return head, first, &Error{Op: op, Name: target, Err: err}
+	}
+	return head, first, nil
+}
+
+func (h *Handle) receiveFrom(ctx context.Context, r io.Reader, target string, o ReceiveOptions, move feeder) (*Received, error) {
+	const op = "receive"
+	head, first, err := readBegin(op, r, target)
 	if err == nil && first.Begin.Compound {
-		err = streamError("a stream of several snapshots (zfs send -R or -I)")
+		err = &Error{Op: op, Name: target, Err: streamError("a package of streams (zfs send -R or -I) is for ReceiveTree")}
 	}
 	if err != nil {
-		return nil, &Error{Op: op, Name: target, Err: err}
+		return nil, err
 	}
+	return h.receive(ctx, op, r, incoming{head: head, first: first}, target, o, move)
+}
+
+func (h *Handle) receive(ctx context.Context, op string, r io.Reader, from incoming, target string, o ReceiveOptions, move feeder) (*Received, error) {
+	first := from.first
 	if !strings.Contains(target, "@") {
 		_, snap, _ := cutSnapshot(first.Begin.Name)
 		target += "@" + snap
 	}
-	in, where, err := h.receiveRequest(ctx, op, target, head[:], o)
+	in, where, err := h.receiveRequest(ctx, op, target, &from, o)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +162,7 @@ func explainReceive(err error, target string, first Record) error {
 	return err
 }
 
-func (h *Handle) receiveRequest(ctx context.Context, op, target string, begin []byte, o ReceiveOptions) (*nvlist.List, string, error) {
+func (h *Handle) receiveRequest(ctx context.Context, op, target string, from *incoming, o ReceiveOptions) (*nvlist.List, string, error) {
 	if err := checkName(op, target, '@'); err != nil {
 		return nil, "", err
 	}
@@ -159,7 +179,7 @@ func (h *Handle) receiveRequest(ctx context.Context, op, target string, begin []
 		}
 		where = fs[:i]
 	}
-	in := nvlist.New(nvlist.P("snapname", target), nvlist.P("begin_record", append([]byte(nil), begin...)))
+	in := nvlist.New(nvlist.P("snapname", target), nvlist.P("begin_record", from.head[:]))
 	props, err := encodeProps(op, target, 0, o.Props, true)
 	if err != nil {
 		return nil, "", err
@@ -169,6 +189,12 @@ func (h *Handle) receiveRequest(ctx context.Context, op, target string, begin []
 	}
 	if len(o.Key) > 0 && !props.Has("encryption") {
 		nvlist.Set(props, "encryption", uint64(1))
+	}
+	for name, v := range from.local.All() {
+		props.Set(name, v)
+	}
+	if from.received != nil {
+		nvlist.Set(in, "props", from.received)
 	}
 	if props.Len() > 0 {
 		nvlist.Set(in, "localprops", props)
@@ -230,23 +256,41 @@ func feed(w io.Writer, r io.Reader, first Record, progress func(uint64)) error {
 
 // Copy sends a snapshot from one handle's host to another dataset of it, without the stream passing through the program.
 func (h *Handle) Copy(ctx context.Context, snapshot, target string, s SendOptions, o ReceiveOptions) (*Received, error) {
-	r, w, err := bigPipe()
+	const op = "copy"
+	source, in, err := h.sendRequest(ctx, op, snapshot, &s)
 	if err != nil {
-		return nil, &Error{Op: "copy", Name: snapshot, Err: err}
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// The kernel sends into the pipe that the receiving side's is filled from: one hop less than with Send.
+	r, kernel, err := bigPipe()
+	if err != nil {
+		return nil, &Error{Op: op, Name: snapshot, Err: err}
+	}
+	nvlist.Set(in, "fd", int32(kernel.Fd()))
 	sent := make(chan error, 1)
 	go func() {
-		err := h.Send(ctx, w, snapshot, s)
-		_ = w.Close()
-		sent <- err
+		_, err := h.call(context.WithoutCancel(ctx), op, zcmd.SendNew, source, in)
+		_ = kernel.Close()
+		sent <- explainSend(err, &s)
 	}()
-	got, err := h.receive(ctx, r, target, o, func(w io.Writer, r io.Reader, _ Record, progress func(uint64)) error {
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
+	defer stop()
+	if told := o.Progress; s.Progress != nil {
+		o.Progress = func(n uint64) {
+			s.Progress(n)
+			if told != nil {
+				told(n)
+			}
+		}
+	}
+	got, err := h.receiveFrom(ctx, r, target, o, func(w io.Writer, r io.Reader, _ Record, progress func(uint64)) error {
 		return pump(w, r, progress)
 	})
-	_ = r.Close()
+	_ = r.Close() // the kernel's next write fails
 	serr := <-sent
+	if cerr := canceled(ctx, op, snapshot); cerr != nil && err != nil {
+		return nil, cerr
+	}
 	// A send that failed by itself is why the receive did; one that lost its reader is not.
 	if serr != nil && !errors.Is(serr, syscall.EPIPE) && (err == nil || isKind(err, ErrStream)) {
 		return nil, serr

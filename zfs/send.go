@@ -147,6 +147,10 @@ func (h *Handle) Send(ctx context.Context, w io.Writer, snapshot string, o SendO
 	if perr != nil && !errors.Is(perr, os.ErrClosed) {
 		return &Error{Op: op, Name: snapshot, Hint: "writing the stream", Err: perr}
 	}
+	return explainSend(err, &o)
+}
+
+func explainSend(err error, o *SendOptions) error {
 	if isKind(err, ErrCrossesPools) || isKind(err, ErrInvalid) {
 		return hint(err, nil, o.From+" is not an earlier snapshot of it")
 	}

@@ -45,6 +45,9 @@ const (
 	beginMagic   = 0x2F5bacbac
 	maxBlock     = 16 << 20 // SPA_MAXBLOCKSIZE
 	maxPayload   = 64 << 20 // of a BEGIN: the list of snapshots that zfs send -R sends
+
+	headerCompound = 2 // DMU_COMPOUNDSTREAM
+	flagClone      = 1 // DRR_FLAG_CLONE, in Begin.Flags
 )
 
 // Features of a stream (DMU_BACKUP_FEATURE_*), in Begin.Features.
@@ -110,9 +113,9 @@ func (h *header) parse() (Record, error) {
 		v := h.u64(8)
 		r.Begin = &Begin{
 			Name: cutNUL(h[8+48 : 8+48+256]), ToGUID: h.u64(32), FromGUID: h.u64(40), Volume: h.u32(24) == objsetVolume,
-			Features: v >> 2 & (1<<30 - 1), Flags: h.u32(28), Compound: v&3 == 2,
+			Features: v >> 2 & (1<<30 - 1), Flags: h.u32(28), Compound: v&3 == headerCompound,
 		}
-		if v&3 != 1 && v&3 != 2 {
+		if v&3 != 1 && v&3 != headerCompound {
 			return r, streamError("a header of type %d", v&3)
 		}
 	case RecordObject:

@@ -124,6 +124,19 @@ type decoder struct {
 	off int
 	end int
 	xdr bool
+
+	spare []List // for lists within lists, of which a kernel's replies have many small ones
+}
+
+// list gives an empty list. A few are made at a time, so that what is kept of a
+// reply holds no more than its neighbours' headers.
+func (d *decoder) list() *List {
+	if len(d.spare) == 0 {
+		d.spare = make([]List, 8)
+	}
+	l := &d.spare[0]
+	d.spare = d.spare[1:]
+	return l
 }
 
 // Decode decodes a whole encoded list, in either encoding. Nothing may follow its end.

@@ -18,6 +18,9 @@ const (
 // indexFrom is the length from which a list keeps a map of its names; shorter lists are searched.
 const indexFrom = 24
 
+// firstPairs is the room that a list starts with: a property's has a value and a source.
+const firstPairs = 2
+
 // List is an ordered list of pairs with unique names. The zero value is an
 // empty list; a nil *List reads as an empty list. A List is not safe for
 // concurrent change.
@@ -60,6 +63,9 @@ func (l *List) add(p Pair) bool {
 	if l.find(p.Name) >= 0 {
 		return false
 	}
+	if l.pairs == nil {
+		l.pairs = make([]Pair, 0, firstPairs)
+	}
 	l.pairs = append(l.pairs, p)
 	switch n := len(l.pairs); {
 	case l.index != nil:
@@ -75,7 +81,7 @@ func (l *List) reindex() {
 	if len(l.pairs) < indexFrom {
 		return
 	}
-	l.index = make(map[string]int, len(l.pairs))
+	l.index = make(map[string]int, 2*len(l.pairs)) // a list that got this long is likely to get longer
 	for i := range l.pairs {
 		l.index[l.pairs[i].Name] = i
 	}

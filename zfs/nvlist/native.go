@@ -280,7 +280,7 @@ func (d *decoder) nativeValue(t Type, nelem uint32, s string, depth int) (Value,
 		if err := exact(nativeListLen); err != nil {
 			return v, err
 		}
-		l := &List{}
+		l := d.list()
 		v.ref = l
 		return v, d.nativeNested(l, s, depth)
 	case TypeLists:
@@ -292,7 +292,7 @@ func (d *decoder) nativeValue(t Type, nelem uint32, s string, depth int) (Value,
 		ls := make([]*List, n)
 		v.ref = ls
 		for i := range ls {
-			ls[i] = &List{}
+			ls[i] = d.list()
 			if err := d.nativeNested(ls[i], s[8*n+nativeListLen*i:], depth); err != nil {
 				return v, err
 			}

@@ -267,7 +267,7 @@ func (d *decoder) xdrValue(t Type, n, limit, depth int) (Value, error) {
 		}
 		v.ref = out
 	case TypeList:
-		l := &List{}
+		l := d.list()
 		v.ref = l
 		err = d.xdrNested(l, depth)
 	case TypeLists:
@@ -276,7 +276,7 @@ func (d *decoder) xdrValue(t Type, n, limit, depth int) (Value, error) {
 		}
 		ls := make([]*List, n)
 		for i := 0; i < n && err == nil; i++ {
-			ls[i] = &List{}
+			ls[i] = d.list()
 			err = d.xdrNested(ls[i], depth)
 		}
 		v.ref = ls
