@@ -37,6 +37,9 @@ func boot() (string, error) {
 			logf("%v", err)
 		}
 	}
+	if err := bringUpLoopback(); err != nil {
+		return "", err
+	}
 	for _, d := range []string{"/tmp", "/var/tmp", "/var/run", "/root", "/usr/bin"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return "", err

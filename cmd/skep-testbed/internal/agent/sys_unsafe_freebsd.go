@@ -49,6 +49,36 @@ func nmount(flags int, pairs ...string) error {
 	return nil
 }
 
+// aliasReq is struct in_aliasreq of net/in_var.h.
+type aliasReq struct {
+	name                  [16]byte
+	addr, broadcast, mask unix.RawSockaddrInet4
+	vhid                  int32
+}
+
+// siocAIfAddr is SIOCAIFADDR: golang.org/x/sys has the one before FreeBSD 10.
+const siocAIfAddr = 0x8044692b
+
+// bringUpLoopback gives lo0 its address, which brings it up.
+func bringUpLoopback() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(s)
+	inet := func(a, b, c, d byte) unix.RawSockaddrInet4 {
+		return unix.RawSockaddrInet4{Len: unix.SizeofSockaddrInet4, Family: unix.AF_INET, Addr: [4]byte{a, b, c, d}}
+	}
+	r := aliasReq{addr: inet(127, 0, 0, 1), mask: inet(255, 0, 0, 0)}
+	copy(r.name[:], "lo0")
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s), siocAIfAddr, uintptr(unsafe.Pointer(&r)))
+	runtime.KeepAlive(&r)
+	if errno != 0 {
+		return fmt.Errorf("address of lo0: %w", errno)
+	}
+	return nil
+}
+
 const (
 	idTypePID        = 0 // P_PID of sys/wait.h
 	procReapAcquire  = 2 // sys/procctl.h
