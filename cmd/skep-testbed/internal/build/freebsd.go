@@ -100,7 +100,7 @@ func (c *Cache) FreeBSD(ctx context.Context, agent string) (*FreeBSD, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := c.artifact(ctx, "freebsddisk", recipe("freebsd 2", state, sum, freebsdModules, freebsdConf),
+	dir, err := c.artifact(ctx, "freebsddisk", recipe("freebsd 3", state, sum, freebsdModules, freebsdConf, fmt.Sprint(ufsSize)),
 		func(ctx context.Context, dir string) error { return c.freebsdDisk(ctx, boot, agent, dir) })
 	return &FreeBSD{Disk: filepath.Join(dir, "disk.raw")}, err
 }
