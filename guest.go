@@ -93,7 +93,7 @@ func bootSource(kernel, initrd *os.File, cmdline string) (boot.Source, error) {
 		return nil, fmt.Errorf("read the kernel: %w", err)
 	}
 	if string(magic[:]) != elf.ELFMAG {
-		linux := boot.Linux{Kernel: kernel, Cmdline: cmp.Or(cmdline, defaultCmdline)}
+		linux := boot.Linux{Kernel: kernel, Cmdline: cmp.Or(cmdline, defaultCmdline) + linuxArgs}
 		if initrd != nil {
 			linux.Initrd = initrd
 		}

@@ -26,11 +26,11 @@ func TestBootSource(t *testing.T) {
 		return f
 	}
 	got, err := bootSource(file("MZ a bzImage"), nil, "")
-	if l, ok := got.(boot.Linux); err != nil || !ok || l.Cmdline != defaultCmdline || l.Initrd != nil {
+	if l, ok := got.(boot.Linux); err != nil || !ok || l.Cmdline != defaultCmdline+linuxArgs || l.Initrd != nil {
 		t.Errorf("%+v %v", got, err)
 	}
 	got, err = bootSource(file(""), file("i"), "quiet")
-	if l, ok := got.(boot.Linux); err != nil || !ok || l.Cmdline != "quiet" || l.Initrd == nil {
+	if l, ok := got.(boot.Linux); err != nil || !ok || l.Cmdline != "quiet"+linuxArgs || l.Initrd == nil {
 		t.Errorf("%+v %v", got, err)
 	}
 	got, err = bootSource(file("\x7fELF"), file("i"), ` a=b  vfs.root.mountfrom="ufs:/dev/md0" empty= `)

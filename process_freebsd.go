@@ -17,6 +17,10 @@ const (
 	emulator      = "bhyve"
 	// maxSocketPath is sizeof(sun_path) less the NUL: unix(4).
 	maxSocketPath = 103
+	// linuxArgs are what a Linux guest is told besides: it counts ticks of the
+	// 8254 at boot and panics when they are late, as a busy host makes them. KVM's
+	// guests know that they need not count; bhyve is none that Linux 6.1 knows.
+	linuxArgs = " no_timer_check"
 )
 
 // bootID tells one boot of the host from another: sysctl kern.boot_id.

@@ -17,6 +17,8 @@ const (
 	emulator      = "kvm"
 	// maxSocketPath is sizeof(sun_path) less the NUL: unix(7).
 	maxSocketPath = 107
+	// linuxArgs are what a Linux guest is told besides.
+	linuxArgs = ""
 )
 
 // bootID tells one boot of the host from another.
