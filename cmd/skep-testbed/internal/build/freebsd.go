@@ -35,7 +35,7 @@ var freebsdModules = []string{
 
 const (
 	espSize     = 64 << 20
-	ufsSize     = 8 << 30
+	ufsSize     = 6 << 30
 	freebsdConf = `autoboot_delay="-1"
 beastie_disable="YES"
 loader_logo="none"
