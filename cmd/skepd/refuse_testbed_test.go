@@ -57,7 +57,7 @@ func TestBadRequests(t *testing.T) {
 		{"vm1", with(`,"imgsize":"0g"`), "The imgsize should be valid form"},
 		{"vm1", with(`,"ram":"900g"`), "of memory wanted"},
 		{"vm1", with(`,"imgsize":"900t"`), "want at most 64t"},
-		{"vm1", with(`,"imgsize":"60t"`), "disk of 60t wanted"},
+		{"vm1", with(`,"imgsize":"60t"`), "left to promise"},
 		{"vm1", with(`,"host_hostname":"a/../b"`), "host_hostname"},
 		{"vm1", with(`,"pkglist":"a;rm"`), "pkglist"},
 		{"vm1", with(`,"callback":"file:///etc"`), "callback"},
