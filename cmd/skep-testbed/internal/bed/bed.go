@@ -127,7 +127,30 @@ func Boot(ctx context.Context, cache *build.Cache, spec Spec) (*Bed, error) {
 		b.Close()
 		return nil, err
 	}
+	go b.beat()
 	return b, nil
+}
+
+// heartbeat is how often the machine is woken.
+const heartbeat = 500 * time.Millisecond
+
+// beat pings the agent until the machine ends. Now and then QEMU's emulation
+// loses the timer interrupt of a processor that runs guests, and an idle machine
+// would stand still until somebody asks it for something: a machine was seen to
+// sleep for a quarter of an hour. Any interrupt makes up for it.
+func (b *Bed) beat() {
+	t := time.NewTicker(heartbeat)
+	defer t.Stop()
+	for {
+		select {
+		case <-b.done:
+			return
+		case <-t.C:
+		}
+		if _, err := b.mux.Ping(); err != nil {
+			return // the agent's end: those who use it are told
+		}
+	}
 }
 
 // start starts QEMU from a thread that lives exactly as long as QEMU may: the
