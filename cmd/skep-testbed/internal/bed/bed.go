@@ -135,9 +135,9 @@ func Boot(ctx context.Context, cache *build.Cache, spec Spec) (*Bed, error) {
 const heartbeat = 500 * time.Millisecond
 
 // beat pings the agent until the machine ends. Now and then QEMU's emulation
-// loses the timer interrupt of a processor that runs guests, and an idle machine
-// would stand still until somebody asks it for something: a machine was seen to
-// sleep for a quarter of an hour. Any interrupt makes up for it.
+// loses the timer interrupt of a processor that runs guests (see emulation), and
+// an idle machine would stand still until somebody asks it for something: one was
+// seen to sleep for a quarter of an hour. Any interrupt makes up for it.
 func (b *Bed) beat() {
 	t := time.NewTicker(heartbeat)
 	defer t.Stop()

@@ -36,6 +36,10 @@ import (
 // processor the second is left for the rare other reasons that QEMU has to take
 // the thread out of the guest.
 //
+// - Every exit of a guest clears a flag of the processor's pending interrupts
+// without a lock (do_vmexit, before 10.2). An interrupt that a timer or device
+// raises at that moment is lost until the next: see beat.
+//
 // QEMU before 10.0.3 reads 32 bytes for VINSERTI128's 16, which faults at the end
 // of a mapping, as in FreeBSD's SHA-256: without AVX2 nothing uses it.
 func emulation() []string {
