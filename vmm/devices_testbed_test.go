@@ -122,7 +122,7 @@ func TestDevicesLinux(t *testing.T) {
 		CPUs:    2,
 		Console: &console,
 		Disks:   []vmm.Disk{{File: disk, Serial: "first-disk"}, {File: second, NoDiscard: true}},
-		NICs:    []vmm.NIC{{Tap: tap(t, "dv0", "10.77.0.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}},
+		NICs:    []vmm.NIC{{Tap: tap(t, "dv0", "10.76.0.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}},
 	})
 	if got, want := g.do("disks"), fmt.Sprintf("vda:%d vdb:%d", 256<<20, 64<<20); got != want {
 		t.Errorf("disks %q, want %q", got, want)
@@ -170,16 +170,16 @@ func TestDevicesLinux(t *testing.T) {
 		t.Errorf("nets %q", got)
 	}
 	nic := strings.SplitN(g.do("nets"), ":", 2)[0]
-	g.do("net-up", nic, "10.77.0.2/24")
+	g.do("net-up", nic, "10.76.0.2/24")
 	g.do("tcp-serve", "5001")
 	much := uint64(64 << 20)
 	if runtime.GOOS == "freebsd" {
 		much = 4 << 20 // a frame at a time: its taps offload no segmentation
 	}
-	if got, want := sendTo(t, "10.77.0.2:5001", much, 5), testguest.PatternSum(5, 0, much).String(); got != want {
+	if got, want := sendTo(t, "10.76.0.2:5001", much, 5), testguest.PatternSum(5, 0, much).String(); got != want {
 		t.Errorf("the guest received %s, want %s", got, want)
 	}
-	sums := strings.Fields(g.do("tcp-send", peer(t, "10.77.0.1:0"), fmt.Sprint(much), "6"))
+	sums := strings.Fields(g.do("tcp-send", peer(t, "10.76.0.1:0"), fmt.Sprint(much), "6"))
 	if want := testguest.PatternSum(6, 0, much).String(); len(sums) != 3 || sums[0] != want || sums[1] != want {
 		t.Errorf("sums %v, want %s", sums, want)
 	}
@@ -203,9 +203,9 @@ func TestDevicesLinux(t *testing.T) {
 	if got, want := g.do("disk-sum", "vda", fmt.Sprint(80<<20), fmt.Sprint(20<<20)), testguest.PatternSum(42, 80<<20, 20<<20).String(); got != want {
 		t.Errorf("after reboot: %s, want %s", got, want)
 	}
-	g.do("net-up", nic, "10.77.0.2/24")
+	g.do("net-up", nic, "10.76.0.2/24")
 	g.do("tcp-serve", "5001")
-	if got, want := sendTo(t, "10.77.0.2:5001", 1<<20, 5), testguest.PatternSum(5, 0, 1<<20).String(); got != want {
+	if got, want := sendTo(t, "10.76.0.2:5001", 1<<20, 5), testguest.PatternSum(5, 0, 1<<20).String(); got != want {
 		t.Errorf("after reboot the guest received %s, want %s", got, want)
 	}
 }
