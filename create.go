@@ -137,11 +137,9 @@ func stepDone(done, doing Step, percent int) func(*Progress) {
 func (m *Machine) createSteps() []step {
 	h := m.h
 	var img warmImage
-	return []step{{
-		name: "claim the name",
-		do:   func(ctx context.Context) error { return h.store.create(ctx, m.record()) },
-		undo: func(ctx context.Context) error { return h.store.remove(ctx, m.record()) },
-	}, {
+	claim := m.removal()
+	claim.do = func(ctx context.Context) error { return h.store.create(ctx, m.record()) }
+	return []step{claim, {
 		name: "warm the image",
 		do: func(ctx context.Context) (err error) {
 			if m.record().Source == nil {
@@ -171,6 +169,14 @@ func (m *Machine) createSteps() []step {
 		},
 		undo: func(ctx context.Context) error { return durable{h.fault}.remove(m.file(fileSeed)) },
 	}}
+}
+
+// removal takes a machine out of the store, with all that it has there.
+func (m *Machine) removal() step {
+	return step{
+		name: "claim the name",
+		undo: func(ctx context.Context) error { return m.h.store.remove(ctx, m.record()) },
+	}
 }
 
 // warmed tells how far the image is, which takes Create from 5 to 60 percent.

@@ -248,9 +248,14 @@ func (m *Machine) destroyLocked(ctx context.Context) error {
 
 // unmake takes away all that a machine has, its record last.
 func (m *Machine) unmake(ctx context.Context) error {
+	steps := append(m.createSteps(), m.runStep())
 	if m.record().State != StateDestroying {
 		if err := m.update(ctx, func(r *record) { r.State, r.Reason = StateDestroying, "" }); err != nil {
-			return err
+			// A record that cannot be written, for the disk is full, must not keep
+			// what is to go. Without its word that the machine is half gone the
+			// store takes it away in one step, which needs no room.
+			m.h.log.Warn("machine: destroyed without a record of it", "name", m.key.String(), "id", m.id, "error", err)
+			steps = []step{m.removal(), m.runStep()}
 		}
 	}
 	if l := m.run(); l != nil {
@@ -258,7 +263,7 @@ func (m *Machine) unmake(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.h.undo(ctx, append(m.createSteps(), m.runStep()))
+	return m.h.undo(ctx, steps)
 }
 
 // runStep is what a run may have left, to be undone: a worker, a tap, a socket.

@@ -18,10 +18,12 @@ import (
 // done their work: there is then most to take back.
 var errInjected = errors.New("injected")
 
-// faultyStore fails the operation that is called so, once.
+// faultyStore fails the operation that is called so, once, and no record can
+// be saved while it is full.
 type faultyStore struct {
 	store
 	fail *atomic.Value // string
+	full *atomic.Bool
 }
 
 func (s faultyStore) hit(op string) error {
@@ -50,6 +52,9 @@ func (s faultyStore) save(ctx context.Context, r *record) error {
 	op := "save " + string(r.State)
 	if r.Run != nil && r.Run.PID != 0 {
 		op += " with its worker"
+	}
+	if s.full.Load() {
+		return errInjected
 	}
 	if err := s.hit(op); err != nil {
 		return err
@@ -97,7 +102,7 @@ func TestEveryStepOfCreateIsUndone(t *testing.T) {
 	t.Cleanup(func() { h.Close() })
 	fail := &atomic.Value{}
 	fail.Store("")
-	s := faultyStore{h.store, fail}
+	s := faultyStore{h.store, fail, &atomic.Bool{}}
 	h.store, h.net = s, faultyNet{h.net, s}
 
 	create(t, h, spec("vm1"))
@@ -196,7 +201,7 @@ func TestEveryStepOfStartIsUndone(t *testing.T) {
 	h := p.open(t)
 	fail := &atomic.Value{}
 	fail.Store("")
-	s := faultyStore{h.store, fail}
+	s := faultyStore{h.store, fail, &atomic.Bool{}}
 	h.store, h.net = s, faultyNet{h.net, s}
 	m := create(t, h, spec("vm1"))
 	for _, op := range []string{"tap", "open", "save starting", "save starting with its worker", "save running with its worker"} {
@@ -229,6 +234,56 @@ func TestEveryStepOfStartIsUndone(t *testing.T) {
 
 // What is done already is done again without harm, one after the other and at
 // the same time.
+// Where no record can be saved any more, for the disk is full, what fails and
+// what is destroyed goes all the same, and does not come back.
+func TestDestroyWithoutRecord(t *testing.T) {
+	p := newPlace(t)
+	full := &atomic.Bool{}
+	from := ""
+	h, err := open(t.Context(), p.config(), p.parts(func(point string) {
+		if point == from {
+			full.Store(true)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	fail := &atomic.Value{}
+	fail.Store("")
+	s := faultyStore{h.store, fail, full}
+	h.store, h.net = s, faultyNet{h.net, s}
+	for _, state := range []State{StateRunning, StateStopped} {
+		sp := spec("vm1")
+		sp.Stopped = state == StateStopped
+		m := create(t, h, sp)
+		full.Store(true)
+		if err := m.Destroy(t.Context()); err != nil {
+			t.Errorf("destroy what is %s: %v", state, err)
+		}
+		p.empty(t, h)
+		full.Store(false)
+	}
+	for _, step := range []string{"wire the network", "start the worker", "run the guest", "record the run"} {
+		from = "before " + step
+		m, err := h.Create(t.Context(), spec("vm1"))
+		if err == nil {
+			err = m.Wait(t.Context())
+		}
+		if !errors.Is(err, errInjected) || strings.Contains(err.Error(), "undo ") {
+			t.Errorf("full from %s on: %v", step, err)
+		}
+		p.empty(t, h)
+		full.Store(false)
+	}
+	h.Close()
+	from = ""
+	again := p.open(t)
+	if left := again.List(""); len(left) != 0 {
+		t.Errorf("it came back: %+v", left)
+	}
+}
+
 func TestAgain(t *testing.T) {
 	p := newPlace(t)
 	h := p.open(t)
