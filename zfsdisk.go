@@ -24,9 +24,6 @@ const (
 	copyBlock = 1 << 20
 )
 
-// volmode dev: the node alone, without the partitions in it, which are the guest's.
-func diskProps() zfs.Props { return zfs.Props{"volmode": "dev"} }
-
 func (s *zfsStore) cloneImage(ctx context.Context, r *record, img warmImage) error {
 	for _, f := range []struct{ from, to string }{{img.kernel, fileKernel}, {img.initrd, fileInitrd}} {
 		if f.from == "" {
@@ -58,7 +55,7 @@ func (s *zfsStore) copyFile(ctx context.Context, from, to string) error {
 
 // cloneSnapshot makes the machine's disk of a snapshot and grows it.
 func (s *zfsStore) cloneSnapshot(ctx context.Context, r *record, snap string) error {
-	if err := s.h.Clone(ctx, snap, s.disk(r), diskProps()); err != nil {
+	if err := s.h.Clone(ctx, snap, s.disk(r), nil); err != nil {
 		return s.errs(err)
 	}
 	s.fault("cloned the disk")
@@ -91,9 +88,7 @@ func (s *zfsStore) imageSnapshot(ctx context.Context, img warmImage) (string, er
 		return name + "@" + snapBase, err
 	}
 	tmp := name + ".new"
-	props := diskProps()
-	props[propSource] = img.disk
-	err = s.h.CreateVolume(ctx, tmp, zfs.VolumeOptions{Size: uint64(fi.Size()), BlockSize: diskBlock, Sparse: true, Props: props})
+	err = s.h.CreateVolume(ctx, tmp, zfs.VolumeOptions{Size: uint64(fi.Size()), BlockSize: diskBlock, Sparse: true, Props: zfs.Props{propSource: img.disk}})
 	if err == nil {
 		s.fault("created the image's volume")
 		err = s.fill(ctx, tmp, img.disk)
@@ -337,7 +332,7 @@ func (s *zfsStore) rollback(ctx context.Context, r *record, name string) error {
 			return s.errs(err)
 		}
 	}
-	if err := s.h.Clone(ctx, d.Name, s.machine(r)+"/next", diskProps()); err != nil {
+	if err := s.h.Clone(ctx, d.Name, s.machine(r)+"/next", nil); err != nil {
 		return s.errs(err)
 	}
 	s.fault("cloned the snapshot")

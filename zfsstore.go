@@ -67,9 +67,8 @@ func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsS
 	if s.lock, err = lockFile(filepath.Join(s.at, "lock")); err != nil {
 		return nil, err
 	}
-	hidden := zfs.Props{"canmount": "off"}
 	for _, name := range []string{s.imageZvols(), s.machines(), s.gone()} {
-		if err := s.ensure(ctx, name, hidden); err != nil {
+		if err := s.ensureParent(ctx, name); err != nil {
 			return nil, err
 		}
 	}
@@ -82,6 +81,21 @@ func (s *zfsStore) ensure(ctx context.Context, name string, props zfs.Props) err
 		return nil
 	}
 	return err
+}
+
+// ensureParent makes a parent of volumes. They inherit volmode dev: the node
+// alone, without the partitions in it, which are the guest's. Inherited, it is
+// so from the start and costs no transaction group.
+func (s *zfsStore) ensureParent(ctx context.Context, name string) error {
+	const volmode, dev = "volmode", "dev"
+	if err := s.ensure(ctx, name, zfs.Props{"canmount": "off", volmode: dev}); err != nil {
+		return err
+	}
+	d, err := s.h.Get(ctx, name, volmode)
+	if err != nil || d.Value(volmode) == dev {
+		return err
+	}
+	return s.h.Set(ctx, name, zfs.Props{volmode: dev}) // it was there before
 }
 
 // mount mounts a file system, if it is not, and gives where.

@@ -113,6 +113,9 @@ func TestRealLargeListing(t *testing.T) {
 			t.Errorf("%s: %d of %d, the heap grew by %d bytes", what, count, want, growth)
 		}
 	}
+	if !oracle(t) {
+		return
+	}
 	if got := len(lines(tool(t, "zfs", "list", "-H", "-t", "snapshot", "-o", "name", "-s", "name", "-r", p))); got != (n+1)*s+1 {
 		t.Errorf("zfs list has %d", got)
 	}

@@ -5,6 +5,7 @@
 package zfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,6 +105,9 @@ func TestRealRandom(t *testing.T) {
 	t.Log(did)
 	compareDatasets(t, h, root)
 	// And the other way round.
+	if !oracle(t) {
+		return
+	}
 	fs := root + "/byzfs"
 	tool(t, "zfs", "create", "-o", "mountpoint=none", "-o", "x:y=z", "-o", "sync=always", fs)
 	tool(t, "zfs", "create", "-V", "8M", "-o", "volmode=dev", fs+"/vol")
@@ -149,8 +153,10 @@ func TestRealSnapshots(t *testing.T) {
 	if holds, err := h.Holds(ctx, p+"/a@one"); err != nil || len(holds) != 1 || time.Since(holds["tag"]) > time.Hour {
 		t.Error(holds, err)
 	}
-	if out := tool(t, "zfs", "holds", "-H", p+"/a@one"); !strings.Contains(out, "tag") {
-		t.Error(out)
+	if oracle(t) {
+		if out := tool(t, "zfs", "holds", "-H", p+"/a@one"); !strings.Contains(out, "tag") {
+			t.Error(out)
+		}
 	}
 	if err := h.DestroySnapshots(ctx, []string{p + "/a@one", p + "@one"}, false); !errors.Is(err, ErrHeld) {
 		t.Error(err)
@@ -449,7 +455,20 @@ func TestRealKeys(t *testing.T) {
 			if err := h.CreateEncryptedFilesystem(ctx, ours, k.key, props); err != nil {
 				t.Fatal(err)
 			}
-			tool(t, "zfs", append(args, theirs)...)
+			commands := oracle(t)
+			if commands {
+				tool(t, "zfs", append(args, theirs)...)
+			} else if err := h.CreateEncryptedFilesystem(ctx, theirs, k.key, props); err != nil {
+				t.Fatal(err)
+			}
+			unload := func(name string) {
+				t.Helper()
+				if commands {
+					tool(t, "zfs", "unload-key", name)
+				} else if err := h.UnloadKey(ctx, name); err != nil {
+					t.Fatal(err)
+				}
+			}
 			compareDatasets(t, h, p)
 			if err := h.CreateVolume(ctx, ours+"/v", VolumeOptions{Size: 4 * mib, Sparse: true}); err != nil {
 				t.Fatal(err)
@@ -461,8 +480,10 @@ func TestRealKeys(t *testing.T) {
 				t.Error(d.Value("encryptionroot"), err)
 			}
 			retry(t, func() error { return h.UnloadKey(ctx, ours) })
-			tool(t, "zfs", "load-key", ours)
-			tool(t, "zfs", "unload-key", theirs)
+			if commands {
+				tool(t, "zfs", "load-key", ours)
+			}
+			unload(theirs)
 			if err := h.LoadKey(ctx, theirs, k.key, true); err != nil {
 				t.Error(err)
 			}
@@ -476,7 +497,7 @@ func TestRealKeys(t *testing.T) {
 			if err := h.ChangeKey(ctx, theirs, next, Props{"keylocation": "prompt"}); err != nil {
 				t.Fatal(err)
 			}
-			tool(t, "zfs", "unload-key", theirs)
+			unload(theirs)
 			if err := h.LoadKey(ctx, theirs, k.key, false); !errors.Is(err, ErrWrongKey) {
 				t.Error(err)
 			}
@@ -537,15 +558,24 @@ func TestRealParallelClones(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte("only here"), 4096); err != nil {
+	sector := make([]byte, 4096) // FreeBSD's devices take and give whole ones
+	copy(sector, "only here")
+	if _, err := f.WriteAt(sector, 4096); err != nil {
 		t.Error(err)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		t.Error(err)
 	}
-	other, err := os.ReadFile(paths[1])
-	if err != nil || len(other) != 16*mib || string(other[4096:4105]) == "only here" {
-		t.Error(len(other), err)
+	for i, want := range []bool{true, false} {
+		f, err := os.Open(paths[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := make([]byte, 16*mib)
+		if _, err := f.ReadAt(all, 0); err != nil || bytes.Equal(all[4096:8192], sector) != want {
+			t.Error(paths[i], err)
+		}
+		_ = f.Close()
 	}
 	if c, err := h.Clones(ctx, p+"/image@v1"); err != nil || len(c) != n {
 		t.Error(len(c), err)
@@ -597,7 +627,12 @@ func TestRealDiff(t *testing.T) {
 		got = append(got, strings.TrimSuffix(s, "/"))
 	}
 	var want []string
-	for _, l := range lines(tool(t, "zfs", "diff", "-H", p+"@1", p+"@2")) {
+	commands := oracle(t)
+	diff := ""
+	if commands {
+		diff = tool(t, "zfs", "diff", "-H", p+"@1", p+"@2")
+	}
+	for _, l := range lines(diff) {
 		l = strings.ReplaceAll(l, `\0040`, " ")
 		f := strings.Split(l, "\t")
 		if len(f) > 2 && strings.HasPrefix(f[2], "(") { // the count of links
@@ -607,7 +642,7 @@ func TestRealDiff(t *testing.T) {
 	}
 	slices.Sort(got)
 	slices.Sort(want)
-	if !slices.Equal(got, want) || len(got) < 6 {
+	if commands && !slices.Equal(got, want) || len(got) < 6 {
 		t.Errorf("ours:\n%s\nzfs diff:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	for range h.Diff(ctx, p+"@1", p+"@2") {
@@ -629,7 +664,13 @@ func TestRealDiff(t *testing.T) {
 			must(err)
 			ours[a.ID] = a.Value
 		}
-		for _, l := range lines(tool(t, "zfs", "userspace", "-Hpn", "-t", "posixuser", "-o", "name,"+opt, p)) {
+		users := ""
+		if commands {
+			users = tool(t, "zfs", "userspace", "-Hpn", "-t", "posixuser", "-o", "name,"+opt, p)
+		} else if len(ours) == 0 {
+			t.Error("nobody has anything")
+		}
+		for _, l := range lines(users) {
 			f := strings.Split(l, "\t")
 			var id uint32
 			var v uint64

@@ -6,6 +6,7 @@ package zfs
 
 import (
 	"os"
+	"runtime"
 	"testing"
 )
 
@@ -39,7 +40,9 @@ func TestRealExtraProperties(t *testing.T) {
 	must(h.Clone(ctx, p+"/plain@s", p+"/c2", nil))
 	must(h.Clone(ctx, p+"/vol@s", p+"/vc", Props{"volmode": "none"}))
 	must(h.CreateSnapshots(ctx, []string{p + "/c1@r"}, nil))
-	tool(t, "zfs", "redact", p+"/plain@s", "redaction", p+"/c1@r")
+	if oracle(t) {
+		tool(t, "zfs", "redact", p+"/plain@s", "redaction", p+"/c1@r")
+	}
 	compareDatasets(t, h, p)
 	if d, err := h.Get(ctx, p+"/own"); err != nil || d.Value("utf8only") != "on" || d.Value("normalization") != "formKD" ||
 		d.Value("casesensitivity") != "mixed" || d.Value("version") != "5" || d.Value("mounted") != "no" || d.Value("mountpoint") != "/var/tmp/alt-"+p+"/own" {
@@ -52,7 +55,9 @@ func TestRealExtraProperties(t *testing.T) {
 	must(h.Mount(ctx, p+"/plain", MountOptions{}))
 	must(h.Mount(ctx, p+"/locked", MountOptions{}))
 	must(h.Set(ctx, p+"/plain", Props{"atime": "off", "devices": "off", "relatime": "on"}))
-	tool(t, "mount", "-o", "remount,nosuid,noexec", "/var/tmp/alt-"+p+"/plain")
+	if oracle(t) && runtime.GOOS == "linux" {
+		tool(t, "mount", "-o", "remount,nosuid,noexec", "/var/tmp/alt-"+p+"/plain")
+	}
 	compareDatasets(t, h, p)
 	d, err := h.Get(ctx, p+"/own", "readonly", "mounted")
 	must(err)

@@ -60,21 +60,14 @@ func mountOptions(flags uint64) string {
 	return strings.Join(words, ",")
 }
 
-// mount is nmount(2) with the options that libzfs's do_mount gives.
-func mount(name, at string, d *Dataset, readOnly bool) error {
-	var flags int
-	for _, o := range []struct {
-		prop, value string
-		flag        int
-	}{{"atime", "off", unix.MNT_NOATIME}, {"exec", "off", unix.MNT_NOEXEC}, {"setuid", "off", unix.MNT_NOSUID}} {
-		if d.Value(o.prop) == o.value {
-			flags |= o.flag
-		}
-	}
+// mount is nmount(2). ZFS applies the dataset's properties by itself, and takes
+// what differs from them as options: it does not look at the flags.
+func mount(name, at string, _ *Dataset, readOnly bool) error {
+	options := [][2]string{{"fstype", "zfs"}, {"fspath", at}, {"from", name}}
 	if readOnly {
-		flags |= unix.MNT_RDONLY
+		options = append(options, [2]string{"ro", ""})
 	}
-	return nmount([][2]string{{"fstype", "zfs"}, {"fspath", at}, {"from", name}}, flags)
+	return nmount(options, 0)
 }
 
 func unmount(at string, force bool) error {

@@ -24,8 +24,10 @@ func TestRealVersion(t *testing.T) {
 	if err != nil || !v.AtLeast(2, 1) {
 		t.Fatal(v, err)
 	}
-	if out := tool(t, "zfs", "version"); !strings.Contains(out, v.Text) {
-		t.Errorf("ours %s, zfs version %s", v.Text, out)
+	if oracle(t) {
+		if out := tool(t, "zfs", "version"); !strings.Contains(out, v.Text) {
+			t.Errorf("ours %s, zfs version %s", v.Text, out)
+		}
 	}
 	t.Log(v.Text)
 }
@@ -62,8 +64,9 @@ func TestRealPools(t *testing.T) {
 				t.Error(names, err)
 			}
 			for p, want := range s.Props {
-				if got := tool(t, "zpool", "get", "-Hp", "-o", "value", p, pool); got != want {
-					t.Errorf("%s is %s, want %s", p, got, want)
+				props, err := h.PoolProperties(t.Context(), pool)
+				if err != nil || props[p].Value != want {
+					t.Errorf("%s is %s, want %s: %v", p, props[p].Value, want, err)
 				}
 			}
 		})
@@ -204,8 +207,11 @@ func TestRealImport(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0].Name != p || found[0].GUID != before.GUID || found[0].Health != "ONLINE" {
 		t.Fatal(found, err)
 	}
-	if out := tool(t, "zpool", "import", "-d", moved); !strings.Contains(out, p) || !strings.Contains(out, fmt.Sprint(found[0].GUID)) {
-		t.Error(out)
+	commands := oracle(t)
+	if commands {
+		if out := tool(t, "zpool", "import", "-d", moved); !strings.Contains(out, p) || !strings.Contains(out, fmt.Sprint(found[0].GUID)) {
+			t.Error(out)
+		}
 	}
 	if err := h.Import(ctx, found[0], ImportOptions{Name: p + "n", Props: Props{"altroot": "/var/tmp/alt", "cachefile": "none"}}); err != nil {
 		t.Fatal(err)
@@ -247,7 +253,13 @@ func TestRealImport(t *testing.T) {
 		}
 	}
 	// Back by way of the command, and ours sees the same.
-	tool(t, "zpool", "import", "-N", "-d", moved, p+"n")
+	if commands {
+		tool(t, "zpool", "import", "-N", "-d", moved, p+"n")
+	} else if found, err := h.FindPools(ctx, FindOptions{Paths: []string{moved}}); err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	} else if err := h.Import(ctx, found[0], ImportOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	comparePool(t, h, p+"n")
 	cache := dir + "/cache"
 	if err := h.SetPool(ctx, p+"n", Props{"cachefile": cache}); err != nil {
@@ -315,9 +327,11 @@ func TestRealHistoryAndEvents(t *testing.T) {
 	if !slices.Contains(ioctls, "create") || !slices.Contains(ioctls, "snapshot") || !slices.Contains(commands, "skep snapshot") {
 		t.Error(ioctls, commands)
 	}
-	out := tool(t, "zpool", "history", "-i", p)
-	if !strings.Contains(out, "skep snapshot") || strings.Count(out, "ioctl") != len(ioctls) {
-		t.Errorf("we read %d ioctls; zpool history: %s", len(ioctls), out)
+	if oracle(t) {
+		out := tool(t, "zpool", "history", "-i", p)
+		if !strings.Contains(out, "skep snapshot") || strings.Count(out, "ioctl") != len(ioctls) {
+			t.Errorf("we read %d ioctls; zpool history: %s", len(ioctls), out)
+		}
 	}
 	created, snap := false, false
 	for e := range events {

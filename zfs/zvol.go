@@ -29,16 +29,28 @@ func (h *Handle) VolumePath(name string) (string, error) {
 	return p, nil
 }
 
+// prodAfter is how long a volume's node is waited for before the kernel is asked again.
+const prodAfter = 500 * time.Millisecond
+
 // WaitVolume waits for the device node of a volume and gives its path. It
-// gives up when the context ends, and after 30 seconds at the latest.
+// gives up when the context ends, and after 30 seconds at the latest. On
+// FreeBSD it sets a local volmode of dev anew where the kernel did not make the
+// node that goes with it; a parent that has volmode dev saves that.
 func (h *Handle) WaitVolume(ctx context.Context, name string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, nodeWait, errors.New("no device node within "+nodeWait.String()))
 	defer cancel()
 	wait := time.Millisecond
+	start := time.Now()
 	for {
 		p, err := h.VolumePath(name)
 		if !isKind(err, ErrNotFound) {
 			return p, err
+		}
+		if time.Since(start) > prodAfter {
+			if err := h.prodVolume(ctx, name); err != nil && !isKind(err, ErrNotFound) && ctx.Err() == nil {
+				return "", err
+			}
+			start = time.Now().Add(prodAfter) // and then less often
 		}
 		select {
 		case <-ctx.Done():

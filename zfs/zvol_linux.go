@@ -3,6 +3,7 @@
 package zfs
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,6 +34,9 @@ func volumeNode(name string) (string, error) {
 	}
 	return "", &fs.PathError{Op: "stat", Path: link, Err: fs.ErrNotExist}
 }
+
+// prodVolume is for FreeBSD, whose kernel may have to be asked twice.
+func (h *Handle) prodVolume(context.Context, string) error { return nil }
 
 func volumeName(dev string) (string, error) {
 	f, err := os.Open(dev)
