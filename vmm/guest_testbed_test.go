@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-//go:build testbed && linux
+//go:build testbed && (linux || guests)
 
 package vmm_test
 
@@ -239,7 +239,7 @@ func allocated(t *testing.T, path string) int64 {
 
 func TestDisk(t *testing.T) {
 	const size = int64(1 << 30)
-	f, err := os.CreateTemp("/var/tmp", "disk")
+	f, err := os.CreateTemp(holesDir, "disk")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +409,16 @@ func TestTripleFault(t *testing.T) {
 	g := launch(t, vmm.Config{CPUs: 2})
 	if err := g.Send("triple-fault"); err != nil {
 		t.Fatal(err)
+	}
+	if !tripleFaultsEnd() {
+		select {
+		case <-g.ran:
+			t.Errorf("it ended: %v %v", g.end, g.err)
+		case <-time.After(5 * time.Second):
+		}
+		g.m.Kill()
+		g.wait(vmm.Killed)
+		return
 	}
 	g.wait(vmm.TripleFault)
 	if g.end.Registers == nil || g.end.VCPU < 0 || g.err == nil {

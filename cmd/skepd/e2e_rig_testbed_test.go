@@ -186,7 +186,7 @@ func dialSSH(addr, user string, id identity, timeout time.Duration) (*ssh.Client
 	if err != nil {
 		return nil, err
 	}
-	_ = nc.SetDeadline(time.Now().Add(max(timeout, 20*time.Second)))
+	_ = nc.SetDeadline(time.Now().Add(max(timeout, slow*20*time.Second)))
 	// The key was made a moment ago in the guest: there is nothing to compare it with.
 	sc, chans, reqs, err := ssh.NewClientConn(nc, addr, &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(id.signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
 	if err != nil {
@@ -206,7 +206,7 @@ type guest struct {
 // login waits until the machine lets id in.
 func (d *skepd) login(t *testing.T, c *client.Client, m wire.Machine, id identity) *guest {
 	t.Helper()
-	end := time.Now().Add(10 * time.Minute)
+	end := time.Now().Add(slow * 10 * time.Minute)
 	for {
 		s, err := dialSSH(m.Address, m.User, id, 3*time.Second)
 		if err == nil {
@@ -255,7 +255,7 @@ func (d *skepd) relogin(t *testing.T, c *client.Client, m wire.Machine, id ident
 	return nil
 }
 
-func (g *guest) exec(cmd string) (string, error) { return g.execWithin(4*time.Minute, cmd) }
+func (g *guest) exec(cmd string) (string, error) { return g.execWithin(slow*4*time.Minute, cmd) }
 
 // execWithin runs a command and ends the connection when it takes longer: a
 // session closed would still wait for the other side to agree, which one that

@@ -16,6 +16,9 @@ import (
 // holes: UFS writes zeroes instead (fspacectl(2)).
 const holes = false
 
+// slow stretches limits: the FreeBSD testbed's processor is emulated.
+const slow = 3
+
 // workers lists the machines whose lock a worker holds: there is no /proc.
 func (d *skepd) workers(t *testing.T) (machines []string) {
 	t.Helper()

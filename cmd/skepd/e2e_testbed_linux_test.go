@@ -15,6 +15,9 @@ import (
 // holes: fstrim in a guest gives the host's disk its space back.
 const holes = true
 
+// slow stretches limits.
+const slow = 1
+
 // workers lists the processes, other than the daemon, that have files of its
 // directory open.
 func (d *skepd) workers(t *testing.T) (pids []int) {

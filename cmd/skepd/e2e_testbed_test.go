@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,7 +25,7 @@ import (
 )
 
 // The main job, through the front door: a Debian cloud image, the JSON of the
-// MyBee article, ssh into the guest. Everything runs on the testbed's KVM.
+// MyBee article, ssh into the guest. Everything runs on the testbed's KVM or bhyve.
 
 // v1 calls a route of version 1.
 func (d *skepd) v1(method, path, cid string, body any) (map[string]any, error) {
@@ -51,7 +52,7 @@ func (d *skepd) v1(method, path, cid string, body any) (map[string]any, error) {
 // waitState polls the status of version 2.
 func waitState(t *testing.T, c *client.Client, name, state string, within time.Duration) wire.Machine {
 	t.Helper()
-	end := time.Now().Add(within)
+	end := time.Now().Add(slow * within)
 	for {
 		m, err := c.Machine(t.Context(), name)
 		if err == nil && m.State == state {
@@ -88,7 +89,7 @@ func TestCloudImageToSSH(t *testing.T) {
 	}
 	// Pending until it runs, with steps that only go forward.
 	last := -1.0
-	for end := time.Now().Add(5 * time.Minute); ; {
+	for end := time.Now().Add(slow * 5 * time.Minute); ; {
 		s, err := d.v1("GET", "/api/v1/status/vm1", alice.cid, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -121,39 +122,42 @@ func TestCloudImageToSSH(t *testing.T) {
 	g.expect("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
 	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
 
-	// Somebody else's vm1 is another machine, with an address and a user-data
-	// file of their own.
-	cb := d.client(t, bob.cid)
-	userData := "#cloud-config\nssh_authorized_keys: [" + bob.pub + "]\nruncmd: [[sh, -c, 'echo was here >/etc/bob']]\n"
-	if b, err := cb.Create(t.Context(), wire.Create{Name: "vm1", Image: "debian12", Disk: 6 << 30, Memory: 512 << 20, Address: "10.177.0.77", UserData: userData}); err != nil || b.Name != "vm1" {
-		t.Fatal(b, err)
-	}
-	mb := waitState(t, cb, "vm1", "running", time.Minute)
-	if mb.Address != "10.177.0.77" || mb.ID == m.ID || mb.MAC == m.MAC {
-		t.Errorf("not the address that was asked for, or something shared: %+v %+v", m, mb)
-	}
-	gb := d.login(t, cb, mb, bob)
-	gb.expect("hostname", "vm1")
-	gb.cloudInitDone()
-	gb.expect("cat /etc/bob", "was here")
-	gb.expect("ip -4 -o addr show scope global", "10.177.0.77/")
-	// The other's key does not open it.
-	if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
-		t.Error("alice's key opens bob's machine")
-	}
-
-	t.Run("guests talk", func(t *testing.T) {
-		g, gb := g.in(t), gb.in(t)
+	t.Run("another's vm1", func(t *testing.T) {
+		g := g.in(t)
+		// Somebody else's vm1 is another machine, with an address and a user-data
+		// file of their own.
+		cb := d.client(t, bob.cid)
+		userData := "#cloud-config\nssh_authorized_keys: [" + bob.pub + "]\nruncmd: [[sh, -c, 'echo was here >/etc/bob']]\n"
+		if b, err := cb.Create(t.Context(), wire.Create{Name: "vm1", Image: "debian12", Disk: 6 << 30, Memory: 512 << 20, Address: "10.177.0.77", UserData: userData}); err != nil || b.Name != "vm1" {
+			t.Fatal(b, err)
+		}
+		mb := waitState(t, cb, "vm1", "running", time.Minute)
+		if mb.Address != "10.177.0.77" || mb.ID == m.ID || mb.MAC == m.MAC {
+			t.Errorf("not the address that was asked for, or something shared: %+v %+v", m, mb)
+		}
+		gb := d.login(t, cb, mb, bob)
+		gb.expect("hostname", "vm1")
+		gb.cloudInitDone()
+		gb.expect("cat /etc/bob", "was here")
+		gb.expect("ip -4 -o addr show scope global", "10.177.0.77/")
+		// The other's key does not open it.
+		if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
+			t.Error("alice's key opens bob's machine")
+		}
+		// Guests talk.
 		gb.expect("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
 		sum := strings.Fields(g.run("dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r"))[0]
 		g.run("nohup python3 -m http.server -d /tmp 8000 >/dev/null 2>&1 &")
 		fetch := "import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://" + m.Address + ":8000/r').read()).hexdigest())"
 		gb.expect(`for i in $(seq 60); do python3 -c "`+fetch+`" 2>/dev/null && exit 0; sleep 1; done; exit 1`, sum)
+		// Two at once are slow in emulation: the rest is about alice's.
+		if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := cb.Destroy(t.Context(), "vm1"); err != nil {
+			t.Fatal(err)
+		}
 	})
-	// Two at once are slow in emulation: the rest is about alice's.
-	if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
-		t.Fatal(err)
-	}
 	t.Run("fstrim returns space", func(t *testing.T) {
 		if !holes {
 			t.Log("this system's file system cannot punch holes")
@@ -179,7 +183,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		if now := g.bootID(); now != up {
 			t.Errorf("the guest booted anew: %s, then %s", up, now)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), slow*time.Minute)
 		defer cancel()
 		line, err := ca.Console(ctx, "vm1")
 		if err != nil {
@@ -225,8 +229,15 @@ func TestCloudImageToSSH(t *testing.T) {
 		}
 	})
 	t.Run("stop, start, poweroff, destroy", func(t *testing.T) {
-		if s, err := ca.Stop(t.Context(), "vm1", client.StopOptions{Timeout: 150 * time.Second}); err != nil || s.State != "stopped" || strings.Contains(s.Reason, "force") {
+		s, err := ca.Stop(t.Context(), "vm1", client.StopOptions{Timeout: 150 * time.Second})
+		if err != nil || s.State != "stopped" {
 			t.Fatalf("%+v %v", s, err)
+		}
+		if strings.Contains(s.Reason, "force") {
+			if slow == 1 {
+				t.Fatalf("%+v", s)
+			}
+			t.Logf("the guest needs longer than the API waits: %s", s.Reason)
 		}
 		if _, err := ca.Start(t.Context(), "vm1"); err != nil {
 			t.Fatal(err)
@@ -237,15 +248,18 @@ func TestCloudImageToSSH(t *testing.T) {
 		if a, err := d.v1("GET", "/api/v1/destroy/vm1", alice.cid, nil); err != nil || a["Message"] != "destroy" {
 			t.Fatal(a, err)
 		}
-		if err := cb.Destroy(t.Context(), "vm1"); err != nil {
-			t.Fatal(err)
-		}
 		d.expectClean(t)
 	})
 }
 
 // Fifty creates by four clients, mixed with destroys: tiny guests, real workers.
+// Twenty where the host is slow, but for SKEP_SOAK.
 func TestFiftyCreatesAtOnce(t *testing.T) {
+	each := 13
+	if slow > 1 && os.Getenv("SKEP_SOAK") == "" {
+		each = 5
+	}
+	const poll = 500 * time.Millisecond // of all of them together, on a busy host
 	d := startDaemon(t)
 	var ids [4]identity
 	for i := range ids {
@@ -253,25 +267,26 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 	}
 	var g sync.WaitGroup
 	errs := make(chan error, 200)
+	began := time.Now()
 	for i := range ids {
 		c := d.client(t, ids[i].cid)
-		for n := range 13 {
+		for n := range each {
 			g.Go(func() {
 				name := fmt.Sprintf("m%d", n)
 				ctx := context.Background()
-				for try := range 600 {
+				for try := range slow * 120 {
 					_, err := c.Create(ctx, wire.Create{Name: name, Image: "tiny", Memory: 96 << 20, Disk: 16 << 20, Keys: []string{ids[i].pub}})
 					if err == nil {
 						break
 					}
 					var ae *client.Error
-					if !asError(err, &ae) || ae.Status != http.StatusInsufficientStorage || try == 599 {
+					if !asError(err, &ae) || ae.Status != http.StatusInsufficientStorage || try == slow*120-1 {
 						errs <- err
 						return
 					}
-					time.Sleep(100 * time.Millisecond) // the host is full until others are destroyed
+					time.Sleep(poll) // the host is full until others are destroyed
 				}
-				for range 1200 {
+				for range slow * 240 {
 					m, err := c.Machine(ctx, name)
 					if err != nil {
 						errs <- err
@@ -282,9 +297,10 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 						return
 					}
 					if m.State == "running" {
+						t.Logf("%s of client %d runs after %v", name, i, time.Since(began).Round(time.Second))
 						break
 					}
-					time.Sleep(100 * time.Millisecond)
+					time.Sleep(poll)
 				}
 				if n%2 == 0 {
 					if err := c.Destroy(ctx, name); err != nil {
@@ -303,8 +319,8 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) != 4*6 {
-		t.Errorf("%d machines are left, want 24", len(all))
+	if want := 4 * (each / 2); len(all) != want {
+		t.Errorf("%d machines are left, want %d", len(all), want)
 	}
 	seen := map[string]string{}
 	for _, m := range all {
@@ -318,7 +334,7 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 	d.expectTaps(t, len(all))
 	for i := range ids {
 		c := d.client(t, ids[i].cid)
-		for n := 1; n < 13; n += 2 {
+		for n := 1; n < each; n += 2 {
 			if err := c.Destroy(t.Context(), fmt.Sprintf("m%d", n)); err != nil {
 				t.Error(err)
 			}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+//go:build testbed && freebsd && guests
+
+package vmm_test
+
+import "golang.org/x/sys/unix"
+
+// holesDir is a directory whose files have holes punched: the testbed's tmpfs,
+// since UFS writes zeroes instead (fspacectl(2)).
+const holesDir = "/tmp"
+
+// tripleFaultsEnd: vmm's AMD code (svm.c of FreeBSD 14 and 15) answers a shutdown
+// with #UD and enters the guest again, for ever; it can still be stopped.
+func tripleFaultsEnd() bool {
+	_, err := unix.Sysctl("hw.vmm.svm.features")
+	return err != nil
+}
