@@ -26,10 +26,6 @@ import (
 	vnet "github.com/skepvm/skep/vmm/virtio/net"
 )
 
-// patience is the limit of everything that a guest does here: the testbed
-// itself may be emulated, and its host busy.
-const patience = 3 * time.Minute
-
 // machine is one that runs the small test guest.
 type machine struct {
 	*testguest.Client

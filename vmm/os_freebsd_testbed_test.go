@@ -4,7 +4,15 @@
 
 package vmm_test
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is the limit of everything that a guest does here: the testbed's one
+// processor is emulated, and runs all of the guest's.
+const patience = 15 * time.Minute
 
 // holesDir is a directory whose files have holes punched: the testbed's tmpfs,
 // since UFS writes zeroes instead (fspacectl(2)).

@@ -4,6 +4,12 @@
 
 package vmm_test
 
+import "time"
+
+// patience is the limit of everything that a guest does here: the testbed
+// itself may be emulated, and its host busy.
+const patience = 3 * time.Minute
+
 // holesDir is a directory whose files have holes punched.
 const holesDir = "/var/tmp"
 

@@ -89,22 +89,34 @@ func diskFill(_ context.Context, _ *guest, a []string) (string, error) {
 		return "", err
 	}
 	defer unix.Munmap(buf)
-	var sum testguest.Sum
-	offset, length, seed := n[0], n[1], n[2]
-	for length > 0 {
-		p := buf[:min(length, chunk)]
+	sum, err := writePattern(f, buf, n[0], n[1], n[2])
+	return sum.String(), err
+}
+
+// writePattern writes the Pattern in pieces of buf, and flushes it.
+func writePattern(f *os.File, buf []byte, offset, length, seed uint64) (sum testguest.Sum, err error) {
+	for end := offset + length; offset < end; offset += uint64(len(buf)) {
+		p := buf[:min(end-offset, uint64(len(buf)))]
 		testguest.Pattern(p, seed, offset)
 		sum.Add(p)
 		if _, err := f.WriteAt(p, int64(offset)); err != nil {
-			return "", err
+			return sum, err
 		}
-		offset += uint64(len(p))
-		length -= uint64(len(p))
 	}
-	if err := f.Sync(); err != nil {
-		return "", err
+	return sum, f.Sync()
+}
+
+// readSum sums what is read in pieces into buf.
+func readSum(f *os.File, buf []byte, offset, length uint64) (sum testguest.Sum, err error) {
+	for end := offset + length; offset < end; offset += uint64(len(buf)) {
+		p := buf[:min(end-offset, uint64(len(buf)))]
+		clear(p)
+		if _, err := f.ReadAt(p, int64(offset)); err != nil {
+			return sum, err
+		}
+		sum.Add(p)
 	}
-	return sum.String(), nil
+	return sum, nil
 }
 
 func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
@@ -122,18 +134,8 @@ func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
 		return "", err
 	}
 	defer unix.Munmap(buf)
-	var sum testguest.Sum
-	offset, length := n[0], n[1]
-	for length > 0 {
-		p := buf[:min(length, chunk)]
-		if _, err := f.ReadAt(p, int64(offset)); err != nil {
-			return "", err
-		}
-		sum.Add(p)
-		offset += uint64(len(p))
-		length -= uint64(len(p))
-	}
-	return sum.String(), nil
+	sum, err := readSum(f, buf, n[0], n[1])
+	return sum.String(), err
 }
 
 // diskBench keeps DEPTH requests under way for a time.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/skepvm/skep/internal/testguest"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,26 +93,10 @@ func diskHigh(_ context.Context, _ *guest, a []string) (string, error) {
 		return "", err
 	}
 	defer free()
-	var wrote, read testguest.Sum
-	end := n[0] + n[1]
-	for offset := n[0]; offset < end; offset += chunk {
-		p := buf[:min(end-offset, chunk)]
-		testguest.Pattern(p, n[2], offset)
-		wrote.Add(p)
-		if _, err := f.WriteAt(p, int64(offset)); err != nil {
-			return "", err
-		}
-	}
-	if err := f.Sync(); err != nil {
+	wrote, err := writePattern(f, buf, n[0], n[1], n[2])
+	if err != nil {
 		return "", err
 	}
-	for offset := n[0]; offset < end; offset += chunk {
-		p := buf[:min(end-offset, chunk)]
-		clear(p)
-		if _, err := f.ReadAt(p, int64(offset)); err != nil {
-			return "", err
-		}
-		read.Add(p)
-	}
-	return fmt.Sprintf("%s %s %d", wrote, read, at), nil
+	read, err := readSum(f, buf, n[0], n[1])
+	return fmt.Sprintf("%s %s %d", wrote, read, at), err
 }

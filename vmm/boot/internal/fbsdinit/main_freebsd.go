@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,10 +37,7 @@ func console() {
 	}
 }
 
-const (
-	rbPowerOff = 0x4000 // sys/reboot.h
-	sysModfind = 303    // sys/syscall.h
-)
+const rbPowerOff = 0x4000 // sys/reboot.h
 
 func reboot(how uintptr) {
 	_, _, _ = syscall.RawSyscall(syscall.SYS_REBOOT, how, 0, 0)
@@ -96,16 +92,12 @@ func work(cpus int) int {
 	for i := range cpus {
 		wg.Go(func() {
 			runtime.LockOSThread()
-			mask := [128]byte{}
-			mask[i/8] = 1 << (i % 8)
-			// cpuset_setaffinity(CPU_LEVEL_WHICH, CPU_WHICH_TID, -1, size, mask)
-			_, _, e := syscall.RawSyscall6(unix.SYS_CPUSET_SETAFFINITY, 3, 1, ^uintptr(0), uintptr(len(mask)),
-				uintptr(unsafe.Pointer(&mask)), 0)
+			err := bind(i)
 			sum := 0
 			for n := range 1 << 20 {
 				sum += n
 			}
-			ran[i] = e == 0 && sum > 0
+			ran[i] = err == nil && sum > 0
 			time.Sleep(50 * time.Millisecond) // timers work on that processor
 		})
 	}
@@ -117,16 +109,6 @@ func work(cpus int) int {
 		}
 	}
 	return n
-}
-
-// module tells whether the kernel has a module of that name.
-func module(name string) bool {
-	p, err := syscall.BytePtrFromString(name)
-	if err != nil {
-		return false
-	}
-	_, _, e := syscall.Syscall(sysModfind, uintptr(unsafe.Pointer(p)), 0, 0)
-	return e == 0
 }
 
 // disk writes a pattern, syncs, and reads it back.
