@@ -401,7 +401,7 @@ func TestPowerButton(t *testing.T) {
 	}
 }
 
-func TestTripleFault(t *testing.T) {
+func TestTripleFaultIsTold(t *testing.T) {
 	g := launch(t, vmm.Config{CPUs: 2})
 	if err := g.Send("triple-fault"); err != nil {
 		t.Fatal(err)
