@@ -49,7 +49,11 @@ func Enter(o Options) error {
 // namespace: pivot_root(2), "pivot_root(".", ".")".
 func emptyRoot() error {
 	// What happens here must not be seen by the host.
-	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if err == unix.EINVAL {
+		return detachedRoot() // in a chroot: / is no mount point, which pivot_root wants too
+	}
+	if err != nil {
 		return os.NewSyscallError("mount MS_PRIVATE", err)
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
@@ -74,6 +78,34 @@ func emptyRoot() error {
 		return os.NewSyscallError("remount", unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, ""))
 	}
 	return errors.Join(errs...)
+}
+
+// detachedRoot makes the root of a tmpfs that is mounted nowhere: nothing leads
+// from it to the file systems that this process's namespace still has.
+func detachedRoot() error {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	for _, o := range [][2]string{{"size", "4k"}, {"nr_inodes", "2"}, {"mode", "555"}} {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return fmt.Errorf("fsconfig %s: %w", o[0], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("fsconfig create: %w", err)
+	}
+	const attr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(root)
+	if err := unix.Fchdir(root); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
 // limits keeps a process that was broken into from filling tables.

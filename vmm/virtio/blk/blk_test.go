@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/skepvm/skep/vmm/block"
@@ -263,22 +264,22 @@ func TestWriteThrough(t *testing.T) {
 		t.Error("writeback though the driver knows no flush")
 	}
 	do(q, tOut, 0, q.Out(make([]byte, 512)))
-	if b.flushes != 1 {
-		t.Errorf("%d flushes after a write", b.flushes)
+	if b.flushes() != 1 {
+		t.Errorf("%d flushes after a write", b.flushes())
 	}
 	q = d.Start(^uint64(0), 0)[0]
 	do(q, tOut, 0, q.Out(make([]byte, 512)))
-	if b.flushes != 1 {
-		t.Errorf("%d flushes with a write cache", b.flushes)
+	if b.flushes() != 1 {
+		t.Errorf("%d flushes with a write cache", b.flushes())
 	}
 	m.Store(d.Device+32, 1, 0)
 	do(q, tOut, 0, q.Out(make([]byte, 512)))
-	if b.flushes != 2 {
-		t.Errorf("%d flushes after the cache was switched off", b.flushes)
+	if b.flushes() != 2 {
+		t.Errorf("%d flushes after the cache was switched off", b.flushes())
 	}
 	do(q, tFlush, 0)
-	if b.flushes != 3 {
-		t.Errorf("%d flushes after a flush", b.flushes)
+	if b.flushes() != 3 {
+		t.Errorf("%d flushes after a flush", b.flushes())
 	}
 }
 
@@ -293,7 +294,8 @@ func mustOpen(t testing.TB, path string) block.Backend {
 
 type counting struct {
 	block.Backend
-	flushes int
+	count atomic.Int32
 }
 
-func (c *counting) Flush() error { c.flushes++; return c.Backend.Flush() }
+func (c *counting) Flush() error { c.count.Add(1); return c.Backend.Flush() }
+func (c *counting) flushes() int { return int(c.count.Load()) }
