@@ -84,9 +84,8 @@ func TestSeed(t *testing.T) {
 	// It must find the disk by the serial number that QEMU gives it, and start
 	// what it finds there as the agent.
 	for _, line := range []string{
-		"disk=/dev/diskid/DISK-agent\n",
-		`[ "$(diskinfo -s $d)" = agent ]`,
-		"dd if=$disk of=/var/run/skep-testbed/agent ",
+		"dd if=$(disk agent) of=/var/run/skep-testbed/agent ",
+		`[ "$(diskinfo -s $d)" = $1 ]`,
 		"/var/run/skep-testbed/agent " + agent.ServeArg + "\n",
 	} {
 		if !strings.Contains(script, line) {
