@@ -105,6 +105,22 @@ func TestSeedWithoutAgent(t *testing.T) {
 	}
 }
 
+func TestDeadEnd(t *testing.T) {
+	for console, want := range map[string]string{
+		"": "",
+		"Starting syslogd.\nMounting late filesystems:.":    "",
+		"FreeBSD/amd64 (freebsd) (ttyu0)\n\nlogin:":         "nuageinit",
+		"Last login: today\nExecuting user_data script":     "",
+		"startup.nsh\n\x1b[1mShell> \x1b[0m":                "loader",
+		"Manual root filesystem specification:\nmountroot>": "root",
+	} {
+		err := deadEnd(console)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", console, err, want)
+		}
+	}
+}
+
 func TestDiskFormat(t *testing.T) {
 	for content, want := range map[string]string{
 		"QFI\xfb\x00\x00\x00\x03":  "qcow2",
