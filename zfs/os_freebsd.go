@@ -13,9 +13,8 @@ import (
 func moduleVersion() (string, error) { return unix.Sysctl("vfs.zfs.version.module") }
 
 const (
-	defaultACL      = "nfsv4"
-	defaultRelatime = "off"
-	zonedProp       = "jailed"
+	defaultACL = "nfsv4"
+	zonedProp  = "jailed"
 )
 
 // deviceDirs are where devices of pools are looked for, the lasting names first.

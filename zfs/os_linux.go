@@ -13,9 +13,8 @@ func moduleVersion() (string, error) {
 }
 
 const (
-	defaultACL      = "off"
-	defaultRelatime = "on"
-	zonedProp       = "zoned"
+	defaultACL = "off"
+	zonedProp  = "zoned"
 )
 
 // deviceDirs are where devices of pools are looked for, the lasting names first.

@@ -142,7 +142,7 @@ var properties = map[string]property{
 	"volmode":         choice(heads, inherits, "default", index("default", 0, "full", 1, "geom", 1, "dev", 2, "none", 3)),
 	"direct":          choice(fsKind, inherits, "standard", names("disabled", "standard", "always")).from(3),
 	"atime":           choice(fsKind, inherits, "on", onOff),
-	"relatime":        choice(fsKind, inherits, defaultRelatime, onOff).before(2, "off"),
+	"relatime":        choice(fsKind, inherits, "on", onOff).before(2, "off"),
 	"devices":         choice(Filesystem|Snapshot, inherits, "on", onOff),
 	"exec":            choice(Filesystem|Snapshot, inherits, "on", onOff),
 	"setuid":          choice(Filesystem|Snapshot, inherits, "on", onOff),

@@ -87,6 +87,9 @@ func run(args []string) error {
 		shell := fs.Args()
 		if len(shell) == 0 {
 			shell = []string{"bash", "-l"}
+			if spec.OS == "freebsd" {
+				shell = []string{"sh"} // all that an image has for certain
+			}
 		}
 		return session(cache, spec, func(c net.Conn) (wire.Exit, error) { return client.Shell(c, shell) })
 	case "down":

@@ -59,7 +59,7 @@ func runInit() {
 	}
 	cmd := exec.Command(self, ServeArg)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = []string{"PATH=" + guestPath, "HOME=/root"}
+	cmd.Env = []string{"PATH=" + GuestPath, "HOME=/root"}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "skep-testbed agent: start the server: %v\n", err)
 		return
@@ -67,4 +67,5 @@ func runInit() {
 	reapUntil(cmd.Process.Pid)
 }
 
-const guestPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// GuestPath is where programs of the testbed are looked for.
+const GuestPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -37,6 +38,9 @@ func serve() error {
 	if err != nil {
 		return err
 	}
+	// A core file would lie in the working directory and be sent back as one of
+	// the program's results.
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	if _, err := io.WriteString(port, wire.Hail); err != nil {
 		return fmt.Errorf("control port: %w", err)
 	}

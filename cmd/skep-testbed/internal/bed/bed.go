@@ -25,8 +25,29 @@ import (
 	"github.com/skepvm/skep/cmd/skep-testbed/internal/wire"
 )
 
-// bootLimit bounds the time from QEMU's start to the agent's first answer.
-const bootLimit = 5 * time.Minute
+// bootLimit bounds the time from QEMU's start to the agent's first answer. An
+// emulated machine takes a minute over a small FreeBSD image, and the official
+// ones have more to start.
+const bootLimit = 15 * time.Minute
+
+// deadEnds are what the last line of a console shows where no agent will come
+// any more.
+var deadEnds = []struct{ sign, why string }{
+	{"Shell>", "the firmware found no loader"},
+	{"mountroot>", "the kernel found no root file system"},
+	{"login:", "the system is up and has not started the agent: an image must have nuageinit(7) enabled, and must never have been booted"},
+}
+
+// deadEnd tells why no agent will come, if the console says so.
+func deadEnd(console string) error {
+	last := console[strings.LastIndexByte(console, '\n')+1:]
+	for _, d := range deadEnds {
+		if strings.Contains(last, d.sign) {
+			return errors.New(d.why)
+		}
+	}
+	return nil
+}
 
 // A Bed is a running testbed.
 type Bed struct {
@@ -196,26 +217,39 @@ func (b *Bed) connect(ctx context.Context, conn net.Conn) error {
 	fail := func(why error) error {
 		return fmt.Errorf("boot the %s testbed: %w; its console's last lines:\n%s", b.Spec.OS, why, b.console.tail(40))
 	}
-	select {
-	case a := <-got:
-		if a.err != nil {
-			select {
-			case <-b.done:
-				return fail(b.exit)
-			case <-time.After(2 * time.Second):
+	// The agent may answer a moment after the console's last line.
+	look := time.NewTicker(20 * time.Second)
+	defer look.Stop()
+	var before string
+	for {
+		select {
+		case a := <-got:
+			if a.err != nil {
+				select {
+				case <-b.done:
+					return fail(b.exit)
+				case <-time.After(2 * time.Second):
+				}
+				return fail(a.err)
 			}
-			return fail(a.err)
+			b.mux, b.Kernel = a.mux, a.st.Kernel
+			return nil
+		case <-b.done:
+			return fail(b.exit)
+		case <-look.C:
+			now := b.console.tail(1)
+			if err := deadEnd(now); err != nil && now == before {
+				conn.Close()
+				return fail(err)
+			}
+			before = now
+		case <-limit.C:
+			conn.Close()
+			return fail(fmt.Errorf("no answer from the agent after %s", bootLimit))
+		case <-ctx.Done():
+			conn.Close()
+			return ctx.Err()
 		}
-		b.mux, b.Kernel = a.mux, a.st.Kernel
-		return nil
-	case <-b.done:
-		return fail(b.exit)
-	case <-limit.C:
-		conn.Close()
-		return fail(fmt.Errorf("no answer from the agent after %s", bootLimit))
-	case <-ctx.Done():
-		conn.Close()
-		return ctx.Err()
 	}
 }
 

@@ -52,14 +52,22 @@ func freebsdMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machi
 	if err := m.addMailbox(); err != nil {
 		return err
 	}
-	if fb.Image {
-		return m.addSeed(agentPath)
-	}
 	images, err := cache.ImagesUFS(ctx)
 	if err != nil {
 		return err
 	}
-	return m.disk("images", images, true)
+	if err := m.disk("images", images, true); err != nil || !fb.Image {
+		return err
+	}
+	scratch, err := unnamedFile("/var/tmp")
+	if err != nil {
+		return err
+	}
+	m.diskFile("scratch", scratch, false)
+	if err := scratch.Truncate(scratchSize); err != nil {
+		return fmt.Errorf("scratch disk: %w", err)
+	}
+	return m.addSeed(agentPath)
 }
 
 // diskFormat tells a qcow2 file from a raw one and refuses what is neither.
@@ -77,22 +85,32 @@ func diskFormat(f *os.File) (string, error) {
 	return "raw", nil
 }
 
-// seedScript is what nuageinit(7) runs at the image's first boot: it starts the
-// agent, which lies on a disk of its own.
+// seedScript is what nuageinit(7) runs at the end of the image's first boot: it
+// makes of the image what a /boot directory becomes and starts the agent. Disks
+// are found by their serial numbers, which the kernel may be told not to label.
 const seedScript = `#!/bin/sh
+# By default vmm gives a guest no more vCPUs than there are processors.
+kenv hw.vmm.maxcpu=16 >/dev/null
 for m in virtio_console tmpfs fdescfs if_bridge if_epair if_tuntap if_vxlan nmdm pf vmm zfs; do
 	kldload -n $m >/dev/null 2>&1
 done
-disk=/dev/diskid/DISK-agent
-for d in /dev/vtbd?; do
-	[ -e $disk ] && break
-	[ "$(diskinfo -s $d)" = agent ] && disk=$d
-done
+disk() {
+	for d in /dev/vtbd?; do
+		[ "$(diskinfo -s $d)" = $1 ] && echo $d
+	done
+}
+newfs $(disk scratch) >/dev/null && mount $(disk scratch) /var/tmp && chmod 1777 /var/tmp
+mkdir -p /opt/skep/images && mount -r $(disk images) /opt/skep/images
+hostname testbed
 mkdir -p /var/run/skep-testbed
-dd if=$disk of=/var/run/skep-testbed/agent bs=1m 2>/dev/null
+dd if=$(disk agent) of=/var/run/skep-testbed/agent bs=1m 2>/dev/null
 chmod 755 /var/run/skep-testbed/agent
+export HOME=/root PATH=` + agent.GuestPath + `
 /usr/sbin/daemon -f -o /dev/console /var/run/skep-testbed/agent ` + agent.ServeArg + `
 `
+
+// scratchSize is that of the empty disk at /var/tmp: an image has little room.
+const scratchSize = 20 << 30
 
 // addSeed adds the NoCloud seed and the disk with the agent.
 func (m *machine) addSeed(agentPath string) error {

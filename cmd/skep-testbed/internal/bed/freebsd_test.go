@@ -84,9 +84,8 @@ func TestSeed(t *testing.T) {
 	// It must find the disk by the serial number that QEMU gives it, and start
 	// what it finds there as the agent.
 	for _, line := range []string{
-		"disk=/dev/diskid/DISK-agent\n",
-		`[ "$(diskinfo -s $d)" = agent ]`,
-		"dd if=$disk of=/var/run/skep-testbed/agent ",
+		"dd if=$(disk agent) of=/var/run/skep-testbed/agent ",
+		`[ "$(diskinfo -s $d)" = $1 ]`,
 		"/var/run/skep-testbed/agent " + agent.ServeArg + "\n",
 	} {
 		if !strings.Contains(script, line) {
@@ -103,6 +102,22 @@ func TestSeedWithoutAgent(t *testing.T) {
 	defer m.close()
 	if err := m.addSeed(filepath.Join(t.TempDir(), "none")); err == nil || len(m.args) != 0 || len(m.files) != 0 {
 		t.Errorf("%v, %q", err, m.args)
+	}
+}
+
+func TestDeadEnd(t *testing.T) {
+	for console, want := range map[string]string{
+		"": "",
+		"Starting syslogd.\nMounting late filesystems:.":    "",
+		"FreeBSD/amd64 (freebsd) (ttyu0)\n\nlogin:":         "nuageinit",
+		"Last login: today\nExecuting user_data script":     "",
+		"startup.nsh\n\x1b[1mShell> \x1b[0m":                "loader",
+		"Manual root filesystem specification:\nmountroot>": "root",
+	} {
+		err := deadEnd(console)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", console, err, want)
+		}
 	}
 }
 

@@ -233,7 +233,9 @@ func Leave(exit wire.Exit) {
 			exit.Code = 126
 		}
 	}
-	if s, ok := wire.SignalNamed(exit.Signal); ok {
+	// To a signal of a fault Go's runtime would answer with this process's stacks.
+	faults := []syscall.Signal{syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT, syscall.SIGQUIT, syscall.SIGSYS}
+	if s, ok := wire.SignalNamed(exit.Signal); ok && !slices.Contains(faults, s) {
 		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 		signal.Reset(s)
 		if err := syscall.Kill(os.Getpid(), s); err == nil {
