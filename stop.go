@@ -232,7 +232,7 @@ func (m *Machine) forget() bool {
 }
 
 // destroyLocked destroys. When it fails the machine stays in StateDestroying,
-// and Destroy can be called again.
+// unless that could not be recorded, and Destroy can be called again.
 func (m *Machine) destroyLocked(ctx context.Context) error {
 	if err := m.unmake(ctx); err != nil {
 		return err
@@ -249,13 +249,14 @@ func (m *Machine) destroyLocked(ctx context.Context) error {
 // unmake takes away all that a machine has, its record last.
 func (m *Machine) unmake(ctx context.Context) error {
 	steps := append(m.createSteps(), m.runStep())
+	var unsaved error
 	if m.record().State != StateDestroying {
 		if err := m.update(ctx, func(r *record) { r.State, r.Reason = StateDestroying, "" }); err != nil {
 			// A record that cannot be written, for the disk is full, must not keep
 			// what is to go. Without its word that the machine is half gone the
 			// store takes it away in one step, which needs no room.
 			m.h.log.Warn("machine: destroyed without a record of it", "name", m.key.String(), "id", m.id, "error", err)
-			steps = []step{m.removal(), m.runStep()}
+			steps, unsaved = []step{m.removal(), m.runStep()}, err
 		}
 	}
 	if l := m.run(); l != nil {
@@ -263,7 +264,10 @@ func (m *Machine) unmake(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.h.undo(ctx, steps)
+	if err := m.h.undo(ctx, steps); err != nil {
+		return errors.Join(err, unsaved)
+	}
+	return nil
 }
 
 // runStep is what a run may have left, to be undone: a worker, a tap, a socket.

@@ -28,5 +28,6 @@ func (h *Handle) prodVolume(ctx context.Context, name string) error {
 	if err := h.Set(ctx, name, Props{"volmode": "none"}); err != nil {
 		return err
 	}
-	return h.Set(ctx, name, Props{"volmode": "dev"})
+	// Whoever gives up meanwhile must not leave it without a mode.
+	return h.Set(context.WithoutCancel(ctx), name, Props{"volmode": "dev"})
 }
