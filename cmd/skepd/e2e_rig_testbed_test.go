@@ -53,9 +53,12 @@ type skepd struct {
 	cmd                      *exec.Cmd
 	log                      *os.File
 	logins                   []*ssh.Client
+	images                   []string
 }
 
-func startDaemon(t *testing.T) *skepd {
+// startDaemon starts skepd with the images that all tests know and more, entries
+// of a catalogue.
+func startDaemon(t *testing.T, images ...string) *skepd {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "skepd-e2e-")
 	if err != nil {
@@ -71,7 +74,7 @@ func startDaemon(t *testing.T) *skepd {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	d := &skepd{dir: dir, url: "http://" + addr, socket: filepath.Join(dir, "run", "api.sock"), bridge: "skept" + strconv.Itoa(os.Getpid()%1000), log: log}
+	d := &skepd{dir: dir, url: "http://" + addr, socket: filepath.Join(dir, "run", "api.sock"), bridge: "skept" + strconv.Itoa(os.Getpid()%1000), log: log, images: images}
 	d.start(t)
 	t.Cleanup(func() {
 		for _, l := range d.logins {
@@ -116,7 +119,7 @@ func (d *skepd) start(t *testing.T) {
 		"--socket", d.socket,
 		"--bridge", d.bridge,
 		"--network", "10.177.0.1/24",
-		"--catalogue", catalogue(t, d.dir),
+		"--catalogue", d.catalogue(t),
 	)
 	d.cmd.Env = append(os.Environ(), "SKEPD_TEST_DAEMON=1")
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
@@ -373,7 +376,7 @@ func (d *skepd) expectTaps(t *testing.T, machines int) {
 // catalogue writes the images that the tests use: the Debian cloud image of the
 // testbed and the small guest on an empty disk, once deaf to its power button. The Debian image goes unchecked:
 // hashing its 2 GiB takes minutes in emulation, and package image tests that.
-func catalogue(t *testing.T, dir string) string {
+func (d *skepd) catalogue(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("/opt/skep/images/debian12.json")
 	if err != nil {
@@ -387,11 +390,11 @@ func catalogue(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty := filepath.Join(dir, "empty.raw")
+	empty := filepath.Join(d.dir, "empty.raw")
 	if err := os.WriteFile(empty, make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "images.yaml")
+	path := filepath.Join(d.dir, "images.yaml")
 	text := fmt.Sprintf(`images:
 - {name: debian12, aliases: [debian], os: linux, profile: cloud-debian-x86-12, user: debian, min_disk: 2g, min_ram: 256m,
    format: raw, source: /opt/skep/images/debian12.raw,
@@ -401,7 +404,7 @@ func catalogue(t *testing.T, dir string) string {
 - {name: deaf, os: linux, profile: deaf, user: root, min_disk: 1m, min_ram: 64m, format: raw, source: %s,
    kernel: {source: %s}, initrd: {source: %s}, cmdline: %q}
 `, meta.Cmdline, empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial),
-		empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial)+" skep.ignore-power")
+		empty, files.Kernel, files.Initrd, testguest.Cmdline(testguest.Serial)+" skep.ignore-power") + strings.Join(d.images, "")
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

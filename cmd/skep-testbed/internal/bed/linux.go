@@ -30,7 +30,8 @@ import (
 //
 // - Where one thread stands for all, it changes between them by a timer. If that
 // comes after VMRUN has injected an interrupt and before the next exit, QEMU
-// delivers the interrupt again, to a guest that has interrupts disabled.
+// delivers the interrupt again, to a guest that has interrupts disabled: the
+// injection (helper_vmrun, up to 10.0 at least) leaves exception_index set.
 //
 // Kernels and their guests hang or crash of either, now and then. With one
 // processor the second is left for the rare other reasons that QEMU has to take
