@@ -178,7 +178,7 @@ func (d *Device) receive(q *virtio.Queue) {
 		for d.input.n == 0 && !q.Stopping() {
 			d.cond.Wait()
 		}
-		for d.input.n > 0 && q.Pop(&c) {
+		for n := q.Size(); n > 0 && d.input.n > 0 && q.Pop(&c); n-- {
 			done := 0
 			for _, b := range c.In {
 				for k := 1; k > 0 && len(b) > 0; b = b[k:] {
