@@ -148,17 +148,26 @@ func (d *Device) Unblock(int) {
 	d.cond.Broadcast()
 }
 
-// Close ends the output once what is buffered is written or the reader is
-// stuck.
-func (d *Device) Close() error {
+// Halt implements virtio.Halter: it ends the output once what is buffered is
+// written or the reader is stuck.
+func (d *Device) Halt() {
 	d.mu.Lock()
+	again := d.closed
 	d.closed = true
 	d.cond.Broadcast()
 	d.mu.Unlock()
+	if again {
+		return // it has been waited for
+	}
 	select {
 	case <-d.writer:
 	case <-time.After(patience):
 	}
+}
+
+// Close ends a console that was never in a machine, too.
+func (d *Device) Close() error {
+	d.Halt()
 	return nil
 }
 
