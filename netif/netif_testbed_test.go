@@ -67,6 +67,7 @@ func TestBridge(t *testing.T) {
 	s := BridgeSpec{common("ntbr0")}
 	s.MTU, s.Up = 1400, true
 	s.Addresses = []netip.Prefix{prefix("10.251.0.1/24"), prefix("fd00:251::1/64")}
+	s.Groups = []string{"ntgroup", "nt-other"}
 	b := must[Interface](t)(c.CreateBridge(s))
 	if b.Kind != KindBridge || !b.Up || b.MTU != 1400 || !b.Ours || b.Owner != s.Owner || b.Name != "ntbr0" || b.Index == 0 {
 		t.Errorf("made %+v", b)
@@ -96,6 +97,24 @@ func TestBridge(t *testing.T) {
 	}
 	if err := c.AddAddress(b.Name, s.Addresses[1]); err != nil {
 		t.Errorf("adding what is there: %v", err)
+	}
+	// FreeBSD puts an interface into groups of its own besides.
+	member := func(want map[string]bool) {
+		t.Helper()
+		i := must[Interface](t)(c.Get(b.Name))
+		for g, in := range want {
+			if slices.Contains(i.Groups, g) != in {
+				t.Errorf("groups %q: in %s shall be %v", i.Groups, g, in)
+			}
+		}
+	}
+	member(map[string]bool{"ntgroup": true, "nt-other": true, "nt-late": false})
+	if err := errors.Join(c.AddGroup(b.Name, "nt-late"), c.AddGroup(b.Name, "nt-late"), c.RemoveGroup(b.Name, "ntgroup"), c.RemoveGroup(b.Name, "ntgroup")); err != nil {
+		t.Error(err)
+	}
+	member(map[string]bool{"ntgroup": false, "nt-other": true, "nt-late": true})
+	if err := c.RemoveGroup(b.Name, "nt-late"); err != nil {
+		t.Error(err)
 	}
 	if err := errors.Join(c.SetUp(b.Name, false), c.SetMTU(b.Name, 9000)); err != nil {
 		t.Error(err)

@@ -166,6 +166,12 @@ func TestDevicesLinux(t *testing.T) {
 		t.Errorf("not zeroed (%v)", err)
 	}
 
+	plan := testguest.Plan{Offset: 128 << 20, Length: 32 << 20, Writers: 4, Requests: 40, Seed: 12}
+	t.Logf("disk-verify: %s", g.do(plan.Command("vda")...))
+	if err := plan.Check(disk); err != nil {
+		t.Errorf("the file: %v", err)
+	}
+
 	if got := g.do("nets"); !strings.Contains(got, "02:00:00:00:00:07") {
 		t.Errorf("nets %q", got)
 	}

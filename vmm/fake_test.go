@@ -5,9 +5,12 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skepvm/skep/vmm/boot"
 	"github.com/skepvm/skep/vmm/guestmem"
@@ -17,6 +20,7 @@ import (
 // fakeBackend is a hypervisor whose vCPUs do what a test tells them.
 type fakeBackend struct {
 	newErr error
+	mapped bool // memory comes from the kernel: the race detector has no say there
 	vms    []*fakeVM
 }
 
@@ -26,7 +30,7 @@ func (b *fakeBackend) NewVM(c hv.Config) (hv.VM, error) {
 	if b.newErr != nil {
 		return nil, b.newErr
 	}
-	vm := &fakeVM{}
+	vm := &fakeVM{mapped: b.mapped}
 	for i := range c.VCPUs {
 		vm.cpus = append(vm.cpus, &fakeCPU{vm: vm, id: i, kick: make(chan struct{}, 1), do: make(chan func(hv.Handler) (hv.Exit, error))})
 	}
@@ -43,6 +47,7 @@ type fakeVM struct {
 	paused  atomic.Bool
 	closed  atomic.Int32
 	mapErr  error
+	mapped  bool
 	maps    [][]byte
 	wrong   atomic.Pointer[string]
 	failing atomic.Pointer[string] // the method that shall fail
@@ -65,6 +70,15 @@ var memories = sync.Pool{New: func() any { return make([]byte, MinMemory) }}
 
 func (vm *fakeVM) MapMemory(rs []hv.Region) (out [][]byte, err error) {
 	for _, r := range rs {
+		if vm.mapped {
+			b, err := unix.Mmap(-1, 0, int(r.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+			if err != nil {
+				return out, os.NewSyscallError("mmap", err)
+			}
+			out = append(out, b)
+			vm.maps = append(vm.maps, b)
+			continue
+		}
 		b := memories.Get().([]byte)
 		if uint64(len(b)) < r.Size {
 			b = make([]byte, r.Size)
@@ -98,6 +112,12 @@ func (vm *fakeVM) Resume() error {
 func (vm *fakeVM) Close() error {
 	if vm.closed.Add(1) == 1 {
 		for _, b := range vm.maps {
+			if vm.mapped {
+				if err := unix.Munmap(b); err != nil {
+					vm.complain("munmap: " + err.Error())
+				}
+				continue
+			}
 			//lint:ignore SA6002 a slice's header is nothing beside its megabytes
 			memories.Put(b)
 		}

@@ -273,6 +273,13 @@ func TestDisk(t *testing.T) {
 	if now := allocated(t, path); now > full-size/2 {
 		t.Errorf("discard left %d of %d bytes allocated", now, full)
 	}
+	plan := testguest.Plan{Length: 64 << 20, Writers: 4, Requests: 60, Seed: 11}
+	begin := time.Now()
+	did := g.do(plan.Command("vda")...)
+	t.Logf("disk-verify in %v: %s", time.Since(begin), did)
+	if err := plan.Check(again); err != nil {
+		t.Errorf("the file: %v", err)
+	}
 	s := g.m.Stats()
 	if len(s.VCPUs) != 2 || s.State != vmm.Running || s.Uptime <= 0 {
 		t.Errorf("%+v", s)

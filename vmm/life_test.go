@@ -137,27 +137,51 @@ func TestEverySequence(t *testing.T) {
 	if testing.Short() {
 		depth = 3
 	}
-	var walk func(path []int)
-	walk = func(path []int) {
-		over := play(t, path)
-		if t.Failed() || over || len(path) == depth {
+	walk(depth, func(path []int) bool { return play(t, path, nil, nil) || t.Failed() })
+}
+
+// TestEverySequenceOfDevices is the same with a virtio device of every kind:
+// whatever has been, a guest that runs finds each of them working, as after a
+// boot.
+func TestEverySequenceOfDevices(t *testing.T) {
+	depth := 3
+	if testing.Short() {
+		depth = 2
+	}
+	walk(depth, func(path []int) bool {
+		return play(t, path, withDevices, func(b *bench) {
+			b.inside(0, func(h hv.Handler) { useDevices(t, b.m, h) })
+		}) || t.Failed()
+	})
+}
+
+// walk plays every sequence of ops to a depth, and goes no further along one
+// that play says is over.
+func walk(depth int, play func(path []int) (over bool)) {
+	var step func(path []int)
+	step = func(path []int) {
+		if play(path) || len(path) == depth {
 			return
 		}
 		for i := range ops {
-			walk(append(path[:len(path):len(path)], i))
+			step(append(path[:len(path):len(path)], i))
 		}
 	}
-	walk(nil)
+	step(nil)
 }
 
-// play runs one sequence and reports whether the machine ended by it.
-func play(t *testing.T, path []int) (over bool) {
+// play runs one sequence and reports whether the machine ended by it. check, if
+// not nil, looks at the machine whenever it runs.
+func play(t *testing.T, path []int, change func(*Config), check func(*bench)) (over bool) {
 	var names []string
 	for _, i := range path {
 		names = append(names, ops[i].name)
 	}
-	b := newBench(t, 2, nil)
+	b := newBench(t, 2, change)
 	b.run()
+	if check != nil {
+		check(b)
+	}
 	state, resets := Running, 0
 	for _, i := range path {
 		guest := strings.HasPrefix(ops[i].name, "guest") || ops[i].name == "triple fault"
@@ -181,6 +205,9 @@ func play(t *testing.T, path []int) (over bool) {
 		}
 		if got := b.m.State(); got != state {
 			t.Errorf("%v: after %s the machine is %v, want %v", names, ops[i].name, got, state)
+		}
+		if state == Running && check != nil {
+			check(b)
 		}
 	}
 	b.close()

@@ -62,21 +62,21 @@ func TestManyStarts(t *testing.T) {
 	if os.Getenv("SKEP_SOAK") != "" {
 		starts = 1000
 	}
-	files, goroutines := 0, 0
-	var heap uint64
-	const warm = 20
+	const warm, memory = 20, 64 * vmm.MiB
+	files, goroutines, machines := 0, 0, kernelMachines(t)
+	var heap, space uint64
 	for i := range starts {
 		if i == warm {
 			var s runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&s)
-			files, goroutines, heap = descriptors(), runtime.NumGoroutine(), s.HeapAlloc
+			files, goroutines, heap, space = descriptors(), runtime.NumGoroutine(), s.HeapAlloc, addressSpace(t)
 		}
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := vmm.New(vmm.Config{CPUs: 1 + i%2, Memory: 64 * vmm.MiB, Boot: instructions{}, Serial: w})
+		m, err := vmm.New(vmm.Config{CPUs: 1 + i%2, Memory: memory, Boot: instructions{}, Serial: w})
 		if err != nil {
 			t.Fatalf("machine %d: %v", i, err)
 		}
@@ -103,5 +103,12 @@ func TestManyStarts(t *testing.T) {
 	}
 	if s.HeapAlloc > heap+1<<20 {
 		t.Errorf("%d bytes of heap, %d before", s.HeapAlloc, heap)
+	}
+	// The runtime may have taken more for itself, not that of two guests.
+	if n := addressSpace(t); n > space+2*memory {
+		t.Errorf("%d bytes are mapped, %d before: guest memory is left", n, space)
+	}
+	if n := kernelMachines(t); n != machines {
+		t.Errorf("%d machines are left in the kernel, %d before", n, machines)
 	}
 }

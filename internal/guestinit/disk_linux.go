@@ -28,6 +28,7 @@ var diskCommands = map[string]handler{
 	"disk-discard": {3, diskRange(unix.BLKDISCARD)},
 	"disk-zero":    {3, diskRange(unix.BLKZEROOUT)},
 	"disk-serial":  {1, diskSerial},
+	"disk-verify":  {6, diskVerify},
 }
 
 const chunk = 1 << 20
@@ -230,4 +231,55 @@ func diskRange(request uint) func(context.Context, *guest, []string) (string, er
 
 func diskSerial(_ context.Context, _ *guest, a []string) (string, error) {
 	return readTrimmed("/sys/block/" + filepath.Base(a[0]) + "/serial")
+}
+
+// diskVerify plays a testguest.Plan.
+func diskVerify(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := numbers(a[1:6])
+	if err != nil {
+		return "", err
+	}
+	f, err := direct(a[0], os.O_RDWR)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	d := &planDisk{File: f}
+	defer d.free()
+	p := testguest.Plan{Offset: int64(n[0]), Length: int64(n[1]), Writers: int(n[2]), Requests: int(n[3]), Seed: n[4]}
+	done, err := p.Run(d)
+	return done.String(), err
+}
+
+// planDisk is a disk past the page cache.
+type planDisk struct {
+	*os.File
+	mu   sync.Mutex
+	bufs [][]byte
+}
+
+func (d *planDisk) Buffer(n int) ([]byte, error) {
+	p, err := aligned(n)
+	if err == nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.bufs = append(d.bufs, p)
+	}
+	return p, err
+}
+
+func (d *planDisk) free() {
+	for _, p := range d.bufs {
+		_ = unix.Munmap(p)
+	}
+}
+
+func (d *planDisk) Flush() error { return d.Sync() }
+
+func (d *planDisk) Discard(off, n int64) error {
+	return ioctlRange(d.File, unix.BLKDISCARD, uint64(off), uint64(n))
+}
+
+func (d *planDisk) Zero(off, n int64) error {
+	return ioctlRange(d.File, unix.BLKZEROOUT, uint64(off), uint64(n))
 }

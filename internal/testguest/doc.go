@@ -35,6 +35,7 @@
 //	disk-bench DEV MODE BLOCK DEPTH SECONDS   MODE read, write, randread, randwrite; operations and nanoseconds
 //	disk-discard | disk-zero DEV OFFSET LENGTH
 //	disk-serial DEV
+//	disk-verify DEV OFFSET LENGTH WRITERS REQUESTS SEED   plays a Plan; its PlanCounts
 //	nets                                      name:MAC:MTU ...
 //	net-up DEV ADDRESS/PREFIX [GATEWAY]
 //	tcp-serve PORT                            answers until the guest ends (see tcp-send, tcp-rr)

@@ -250,7 +250,8 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x10{\"op\":\"console\"}typed"))
 	f.Add([]byte("\x00\x00\x00\x0e{\"op\":\"watch\"}more"))
 	f.Add([]byte("\xff\xff\xff\xff"))
-	_, path := startServer(f, &stubGuest{})
+	s, path := startServer(f, &stubGuest{})
+	go io.Copy(io.Discard, s.console) // a guest that takes what is typed
 	f.Fuzz(func(t *testing.T, in []byte) {
 		c, err := net.Dial("unix", path)
 		if err != nil {

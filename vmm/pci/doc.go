@@ -13,5 +13,9 @@
 // while it holds a lock that its hooks take. Raising interrupts takes none of
 // these locks.
 //
+// The root complex has no goroutine: Reset, on the machine's, forgets the
+// configuration address, and each device's own Reset brings its configuration space
+// back to power-on. Start, Pause, Resume and Halt find nothing to do here.
+//
 // It may be imported by virtio, chipset, acpi and vmm. It imports bus and hv.
 package pci

@@ -10,6 +10,12 @@
 // halt, so that a device has to know but one rule: leave Serve soon when told
 // to, with every request of that queue finished.
 //
+// The machine's calls ([github.com/skepvm/skep/vmm], "The contract of a device")
+// come on its one goroutine: Start and Resume let the queues' goroutines begin
+// where the driver is ready; Pause and Halt return when they have ended, Halt for
+// good and with what the device has to bring home (Halter); Reset, while paused,
+// takes transport, configuration space and device to power-on.
+//
 // The guest is hostile: a descriptor is checked when it is used, a ring field
 // is read once, every loop is bounded by the queue's size, and a queue whose
 // driver broke the rules stops, with DEVICE_NEEDS_RESET, until a reset.

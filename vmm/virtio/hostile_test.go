@@ -3,15 +3,25 @@
 package virtio_test
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/skepvm/skep/vmm/virtio"
 	vt "github.com/skepvm/skep/vmm/virtio/virtiotest"
 )
 
+// echoed counts the bytes that the subjects have copied.
+var echoed atomic.Uint64
+
 var subject = vt.Subject{
+	Work:  &echoed,
+	Entry: 128 << 20, // a MiB for each descriptor of a chain
+	Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
+		return []vt.VirtqDesc{q.Out(make([]byte, 1<<20)), q.In(1 << 20)}
+	},
 	New: func(testing.TB) (virtio.Device, func()) {
 		e := newEcho()
+		e.work = &echoed
 		close(e.hold) // nothing is held
 		return e, nil
 	},

@@ -23,6 +23,7 @@ type echo struct {
 	refuse   bool
 	config   [16]byte
 	features uint64
+	work     *atomic.Uint64 // counts bytes, if not nil
 }
 
 func newEcho() *echo { return &echo{hold: make(chan struct{})} }
@@ -67,6 +68,9 @@ func (e *echo) Serve(i int, q *virtio.Queue) {
 				k := virtio.CopyIn(in, b)
 				in = virtio.Skip(in, uint64(k))
 				n += uint32(k)
+			}
+			if e.work != nil {
+				e.work.Add(uint64(max(n, 1)))
 			}
 			q.Push(&c, n)
 		}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -99,29 +98,6 @@ func TestDial(t *testing.T) {
 	path := serveHello(t, Hello{Version: Version, Machine: "m", Began: time.Now()})
 	if _, err := Call(t.Context(), path, "m", OpPause); !errors.Is(err, ErrRefused) {
 		t.Errorf("Call: %v", err)
-	}
-}
-
-func TestPeerCred(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	cred, err := PeerCred(s.(*net.UnixConn))
-	if err != nil || int(cred.UID) != os.Geteuid() || cred.PID != os.Getpid() {
-		t.Errorf("PeerCred: %+v, %v", cred, err)
 	}
 }
 

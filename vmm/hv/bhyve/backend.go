@@ -40,7 +40,8 @@ func (b *Backend) Close() error { return b.host.close() }
 
 // Machines lists the machines in the kernel that this package made, by the names
 // that hv.Config had. Whether one is still served by a process is for the caller
-// to know.
+// to know. The daemon knows its machines by name and has no use for the list
+// (Remove): it is for whoever looks for what should not be there, as tests do.
 func (b *Backend) Machines() ([]string, error) {
 	all, err := b.host.names()
 	if err != nil {

@@ -8,5 +8,10 @@
 // go to a few helpers per queue, so that the disk sees them together; their
 // number bounds the device's memory.
 //
+// In a machine's life: Start and Resume begin a goroutine a queue. Pause and Halt
+// wait, on the machine's goroutine, until that and its helpers have answered every
+// request that they took; Halt then flushes the disk. Reset forgets the cache
+// mode; the disk keeps its bytes.
+//
 // It may be imported by vmm. It imports virtio and block.
 package blk

@@ -5,6 +5,7 @@ package blk_test
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/skepvm/skep/vmm/block"
@@ -54,6 +55,44 @@ func (m *memory) WriteZeroes(off, n int64, _ bool) error {
 	return nil
 }
 
+// weighed counts the bytes that are asked of a backend.
+type weighed struct {
+	block.Backend
+	n *atomic.Uint64
+}
+
+func (w weighed) count(bufs [][]byte) {
+	n := uint64(1)
+	for _, p := range bufs {
+		n += uint64(len(p))
+	}
+	w.n.Add(n)
+}
+
+func (w weighed) ReadV(bufs [][]byte, off int64) error {
+	w.count(bufs)
+	return w.Backend.ReadV(bufs, off)
+}
+func (w weighed) WriteV(bufs [][]byte, off int64) error {
+	w.count(bufs)
+	return w.Backend.WriteV(bufs, off)
+}
+func (w weighed) Flush() error { w.count(nil); return w.Backend.Flush() }
+func (w weighed) Discard(off, n int64) error {
+	w.n.Add(uint64(n) + 1)
+	return w.Backend.Discard(off, n)
+}
+
+func (w weighed) TryReadV(bufs [][]byte, off int64) error {
+	w.count(bufs)
+	return w.Backend.TryReadV(bufs, off)
+}
+
+func (w weighed) WriteZeroes(off, n int64, unmap bool) error {
+	w.n.Add(uint64(n) + 1)
+	return w.Backend.WriteZeroes(off, n, unmap)
+}
+
 func probe(d *vt.Driver, qs []*vt.VirtQueue) {
 	for i, q := range qs {
 		want := bytes.Repeat([]byte{byte(i) + 1, 2, 3, 4}, 128)
@@ -73,9 +112,21 @@ func TestHostile(t *testing.T) {
 		"memory": func(testing.TB) block.Backend { return &memory{b: make([]byte, 1<<20)} },
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := new(atomic.Uint64)
 			vt.Hostile(t, vt.Subject{
+				Work: n,
+				// The whole disk in each of a discard's ranges. A read may be tried
+				// before, and a write flushed.
+				Entry: 64 * (1<<20 + 2),
+				Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
+					var all []uint64
+					for range 64 {
+						all = append(all, 0, 1<<20/512, 0)
+					}
+					return []vt.VirtqDesc{q.Out(append(header(tZeroes, 0), ranges(all...)...)), q.In(1)}
+				},
 				New: func(tb testing.TB) (virtio.Device, func()) {
-					dev, err := blk.New(blk.Config{Backend: b(tb), Queues: 2})
+					dev, err := blk.New(blk.Config{Backend: weighed{b(tb), n}, Queues: 2})
 					if err != nil {
 						tb.Fatal(err)
 					}

@@ -148,17 +148,26 @@ func (d *Device) Unblock(int) {
 	d.cond.Broadcast()
 }
 
-// Close ends the output once what is buffered is written or the reader is
-// stuck.
-func (d *Device) Close() error {
+// Halt implements virtio.Halter: it ends the output once what is buffered is
+// written or the reader is stuck.
+func (d *Device) Halt() {
 	d.mu.Lock()
+	again := d.closed
 	d.closed = true
 	d.cond.Broadcast()
 	d.mu.Unlock()
+	if again {
+		return // it has been waited for
+	}
 	select {
 	case <-d.writer:
 	case <-time.After(patience):
 	}
+}
+
+// Close ends a console that was never in a machine, too.
+func (d *Device) Close() error {
+	d.Halt()
 	return nil
 }
 
@@ -178,7 +187,7 @@ func (d *Device) receive(q *virtio.Queue) {
 		for d.input.n == 0 && !q.Stopping() {
 			d.cond.Wait()
 		}
-		for d.input.n > 0 && q.Pop(&c) {
+		for n := q.Size(); n > 0 && d.input.n > 0 && q.Pop(&c); n-- {
 			done := 0
 			for _, b := range c.In {
 				for k := 1; k > 0 && len(b) > 0; b = b[k:] {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,5 +138,31 @@ func TestDeafGuest(t *testing.T) {
 	d.Dev.Close()
 	if err := <-done; !errors.Is(err, console.ErrClosed) {
 		t.Errorf("%v", err)
+	}
+}
+
+// gated is a writer that waits for its gate.
+type gated struct {
+	sink
+	gate chan struct{}
+}
+
+func (g *gated) Write(p []byte) (int, error) {
+	<-g.gate
+	return g.sink.Write(p)
+}
+
+// TestHalt: what the guest wrote has left the process when Halt returns, and no
+// goroutine writes after it.
+func TestHalt(t *testing.T) {
+	out := &gated{gate: make(chan struct{})}
+	d := vt.Attach(vt.NewMachine(t, 16<<20, true), console.New(out))
+	qs := d.Start(^uint64(0), 0)
+	want := strings.Repeat("0123456789abcdef", 1024)
+	qs[1].Do(qs[1].Out([]byte(want)))
+	time.AfterFunc(20*time.Millisecond, func() { close(out.gate) })
+	d.Dev.Halt()
+	if got := out.String(); got != want {
+		t.Errorf("%d bytes are written, want %d", len(got), len(want))
 	}
 }

@@ -4,6 +4,7 @@ package console_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/skepvm/skep/vmm/virtio"
@@ -12,9 +13,13 @@ import (
 )
 
 // last keeps the end of what is written.
-type last struct{ sink }
+type last struct {
+	sink
+	n *atomic.Uint64 // counts bytes
+}
 
 func (l *last) Write(p []byte) (int, error) {
+	l.n.Add(uint64(max(len(p), 1)))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.b.Len() > 1<<16 {
@@ -26,9 +31,18 @@ func (l *last) Write(p []byte) (int, error) {
 func subject() vt.Subject {
 	var out *last
 	var dev *console.Device
+	n := new(atomic.Uint64)
 	return vt.Subject{
+		Work:  n,
+		Entry: 64 << 20, // a MiB for each descriptor of a chain
+		Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
+			if q.Index == 0 {
+				return nil
+			}
+			return []vt.VirtqDesc{q.Out(make([]byte, 1<<20))}
+		},
 		New: func(testing.TB) (virtio.Device, func()) {
-			out = &last{}
+			out = &last{n: n}
 			dev = console.New(out)
 			d := dev
 			return d, func() { d.TryWrite([]byte("input")) }

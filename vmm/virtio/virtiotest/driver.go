@@ -48,6 +48,11 @@ type Driver struct {
 	msixCap             int
 	Features            uint64
 	Config              *Interrupt // the configuration vector's
+	Info                virtio.Info
+
+	// What the driver asked for since Attach: how often it let the device run,
+	// and how many entries of available rings it published.
+	Starts, Entries uint64
 }
 
 // Attach puts dev behind the PCI transport into m, starts it, and finds it as a
@@ -73,7 +78,7 @@ func Attach(m *Machine, dev virtio.Device) *Driver {
 			m.TB.Error(err)
 		}
 	})
-	d := &Driver{M: m, Dev: p, Slot: slot}
+	d := &Driver{M: m, Dev: p, Slot: slot, Info: dev.Info()}
 	d.Discover()
 	return d
 }
@@ -202,6 +207,7 @@ func (d *Driver) vector(n int) *Interrupt {
 
 // DriverOK lets the device run.
 func (d *Driver) DriverOK() {
+	d.Starts++
 	d.Set(DeviceStatus, d.Get(DeviceStatus)|virtio.StatusDriverOK)
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,9 +22,24 @@ type Subject struct {
 	// not work. It gets freshly started queues.
 	Probe func(d *Driver, qs []*VirtQueue)
 	// Budget is how many bytes one attack may make the device allocate in all;
-	// 0 means 4 MiB.
+	// 0 means 4 MiB. Each start of the device and each entry of a ring adds a
+	// little to it.
 	Budget uint64
+	// Work counts the bytes that the device has asked of what is behind it: disk,
+	// wire, terminal. Each request counts at least one.
+	Work *atomic.Uint64
+	// Entry bounds the work that one entry of an available ring makes.
+	Entry uint64
+	// Heavy is a chain that makes about as much, nil for a queue that has none.
+	Heavy func(q *VirtQueue) []VirtqDesc
 }
+
+// What a start of the device and an entry of a ring add to the budget: buffers
+// of the queues' goroutines, and the driver's own.
+const (
+	startBudget = 128 << 10
+	entryBudget = 1 << 10
+)
 
 // attack is one way to break the rules. It gets a started device's queue.
 type attack struct {
@@ -69,6 +85,16 @@ var attacks = []attack{
 	{"readable behind writable", all, true, func(q *VirtQueue) {
 		q.raw(0, VirtqDesc{q.D.M.Alloc(64, 8), 64, Next | Write, 1})
 		q.raw(1, VirtqDesc{q.D.M.Alloc(64, 8), 64, 0, 0})
+		q.Send(0)
+	}},
+	{"a descriptor more than a chain may have", all, true, func(q *VirtQueue) {
+		n := q.segments() // and the indirect one
+		at := q.D.M.Alloc(16*uint64(n), 16)
+		for i := range n {
+			q.SetDesc(at, i, VirtqDesc{0x1000, 1, Next | Write, uint16(i + 1)})
+		}
+		q.SetDesc(at, n-1, VirtqDesc{0x1000, 1, Write, 0})
+		q.raw(0, VirtqDesc{at, uint32(16 * n), Indirect, 0})
 		q.Send(0)
 	}},
 	{"available index ahead of the ring", all, true, func(q *VirtQueue) { q.SetAvail(uint16(q.Size) + 1); q.Kick() }},
@@ -193,6 +219,14 @@ func one(addr uint64, n uint32, flags uint16) func(*VirtQueue) {
 	}
 }
 
+// segments is how many descriptors a chain may have, an indirect one among them.
+func (q *VirtQueue) segments() int {
+	if n := q.D.Info.MaxSegments; n != 0 {
+		return n
+	}
+	return q.Size
+}
+
 // raw sets descriptor i of the queue's table as it stands.
 func (q *VirtQueue) raw(i int, v VirtqDesc) { q.SetDesc(q.Desc, i, v) }
 
@@ -216,16 +250,18 @@ func Hostile(t *testing.T, s Subject) {
 		t.Run("ring/"+r.name, func(t *testing.T) {
 			d, stir := s.attach(t, 96<<20, true)
 			for i := range int(d.Get(NumQueues)) {
-				d.Negotiate(all)
-				d.Set(QueueSelect, uint64(i))
-				d.Set(QueueSize, uint64(r.size))
-				d.Set(QueueDesc, r.desc)
-				d.Set(QueueDriver, r.avail)
-				d.Set(QueueDevice, r.used)
-				d.Set(QueueEnable, 1)
-				d.DriverOK()
-				stir()
-				d.NeedsReset()
+				s.measured(d, func() {
+					d.Negotiate(all)
+					d.Set(QueueSelect, uint64(i))
+					d.Set(QueueSize, uint64(r.size))
+					d.Set(QueueDesc, r.desc)
+					d.Set(QueueDriver, r.avail)
+					d.Set(QueueDevice, r.used)
+					d.Set(QueueEnable, 1)
+					d.DriverOK()
+					stir()
+					d.NeedsReset()
+				})
 			}
 			s.again(d)
 		})
@@ -243,15 +279,18 @@ func Hostile(t *testing.T, s Subject) {
 				d.M.Write(0x1000, make([]byte, 0x200))
 				q.Enable()
 				d.DriverOK()
-				for range 20 {
-					q.SetDesc(q.Desc, 1, VirtqDesc{0x3000, 64, Write, 0})
-					q.Send(1)
-					stir()
-				}
+				s.measured(d, func() {
+					for range 20 {
+						q.SetDesc(q.Desc, 1, VirtqDesc{0x3000, 64, Write, 0})
+						q.Send(1)
+						stir()
+					}
+				})
 			}
 		}
 		s.again(d)
 	})
+	t.Run("the most work", s.heavy)
 	t.Run("rings rewritten while they are read", s.rewrite)
 	t.Run("reset at any moment", s.resets)
 	t.Run("every register", s.registers)
@@ -263,6 +302,29 @@ func (s Subject) attach(t testing.TB, memory uint64, bells bool) (*Driver, func(
 		stir = func() {}
 	}
 	return Attach(NewMachine(t, memory, bells), dev), stir
+}
+
+// measured runs f, which plays against d, and holds what the device did for it
+// to the subject's bounds: bytes allocated, and bytes asked of the backend, both
+// by what the driver asked for, however long it took. f leaves d in a state in
+// which it can be reset.
+func (s Subject) measured(d *Driver, f func()) (work uint64) {
+	d.M.TB.Helper()
+	var before, after runtime.MemStats
+	starts, entries, done := d.Starts, d.Entries, s.Work.Load()
+	runtime.ReadMemStats(&before)
+	f()
+	d.Reset() // waits for what is in flight
+	runtime.ReadMemStats(&after)
+	starts, entries, work = d.Starts-starts, d.Entries-entries, s.Work.Load()-done
+	n, limit := after.TotalAlloc-before.TotalAlloc, s.Budget+starts*startBudget+entries*entryBudget
+	if n > limit {
+		d.M.TB.Errorf("%d bytes allocated for %d starts and %d entries, budget %d", n, starts, entries, limit)
+	}
+	if limit := entries * s.Entry; work > limit {
+		d.M.TB.Errorf("%d bytes of work for %d entries, at most %d are allowed", work, entries, limit)
+	}
+	return work
 }
 
 // again proves that the device works after all.
@@ -280,24 +342,50 @@ func (s Subject) attack(t *testing.T, a attack) {
 	d, stir := s.attach(t, 96<<20, true)
 	for i := range int(d.Get(NumQueues)) {
 		q := d.Start(a.features, 0)[i]
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		a.do(q)
-		stir()
-		if a.broken {
-			d.NeedsReset()
-			// A broken queue stays so, whatever is published.
-			used := q.UsedIdx()
-			q.Send(0)
-			if d.Get(DeviceStatus)&virtio.StatusNeedsReset == 0 || q.UsedIdx() != used {
-				t.Errorf("queue %d lives on", i)
+		entries := d.Entries
+		work := s.measured(d, func() {
+			a.do(q)
+			stir()
+			if a.broken {
+				d.NeedsReset()
+				// A broken queue stays so, whatever is published.
+				used := q.UsedIdx()
+				q.Send(0)
+				if d.Get(DeviceStatus)&virtio.StatusNeedsReset == 0 || q.UsedIdx() != used {
+					t.Errorf("queue %d lives on", i)
+				}
 			}
+		})
+		if a.broken && work != 0 {
+			t.Errorf("queue %d: %d bytes of work for a chain that breaks the rules", i, work)
 		}
-		d.Reset() // waits for what is in flight
-		runtime.ReadMemStats(&after)
-		if n := after.TotalAlloc - before.TotalAlloc; n > s.Budget {
-			t.Errorf("queue %d: %d bytes allocated, budget %d", i, n, s.Budget)
+		if used := uint64(q.UsedIdx()); used > d.Entries-entries {
+			t.Errorf("queue %d: %d chains came back of %d", i, used, d.Entries-entries)
 		}
+	}
+	s.again(d)
+}
+
+// heavy asks for as much as the device does, several times in one notification.
+func (s Subject) heavy(t *testing.T) {
+	const times = 8
+	d, _ := s.attach(t, 96<<20, true)
+	for i := range int(d.Get(NumQueues)) {
+		q := d.Start(all, 0)[i]
+		chain := s.Heavy(q)
+		if chain == nil {
+			continue
+		}
+		before := s.Work.Load()
+		s.measured(d, func() {
+			head := q.Chain(chain...)
+			for range times {
+				q.Publish(head)
+			}
+			q.Kick()
+			d.Eventually("all chains", func() bool { return q.UsedIdx() == times })
+			d.Eventually("work", func() bool { return s.Work.Load() != before })
+		})
 	}
 	s.again(d)
 }
@@ -341,14 +429,16 @@ func (s Subject) rewrite(t *testing.T) {
 					}
 				}
 			})
-			for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
-				q.Send(uint16(rand.Uint64N(uint64(q.Size))))
-				stir()
-				if d.Get(DeviceStatus)&virtio.StatusNeedsReset != 0 {
-					d.Reset()
-					q = d.Restart(features, q)
+			s.measured(d, func() {
+				for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+					q.Send(uint16(rand.Uint64N(uint64(q.Size))))
+					stir()
+					if d.Get(DeviceStatus)&virtio.StatusNeedsReset != 0 {
+						d.Reset()
+						q = d.Restart(features, q)
+					}
 				}
-			}
+			})
 			close(stop)
 			wg.Wait()
 		}
@@ -382,44 +472,46 @@ func (s Subject) resets(t *testing.T) {
 	for _, bells := range []bool{false, true} {
 		d, stir := s.attach(t, 96<<20, bells)
 		var qs []*VirtQueue
-		for i := range 100 {
-			if i == 0 {
-				qs = d.Start(all, 16)
+		s.measured(d, func() {
+			for i := range 100 {
+				if i == 0 {
+					qs = d.Start(all, 16)
+				}
+				for k, q := range qs {
+					q = d.Restart(all, q)
+					qs[k] = q
+					d.Set(QueueSelect, uint64(q.Index))
+					buf := q.D.M.Alloc(256, 16)
+					for range 8 {
+						q.Publish(q.Chain(VirtqDesc{buf, 64, 0, 0}, VirtqDesc{buf + 64, 64, Write, 0}))
+					}
+					q.Kick()
+					stir()
+					for range rand.IntN(200) {
+						runtime.Gosched()
+					}
+					switch (i + k) % 6 {
+					case 0:
+						d.Reset()
+					case 1:
+						d.Set(QueueReset, 1)
+					case 2:
+						d.Dev.Pause()
+						d.Dev.Resume()
+					case 3:
+						d.Dev.Pause()
+						d.Dev.Reset()
+						d.Dev.Resume()
+					case 4:
+						d.M.SetConfig(d.Slot, 4, 2, 2)
+					case 5:
+						d.M.SetConfig(d.Slot, 4, 2, 0)
+						d.M.SetConfig(d.Slot, 4, 2, 6)
+					}
+				}
 			}
-			for k, q := range qs {
-				q = d.Restart(all, q)
-				qs[k] = q
-				d.Set(QueueSelect, uint64(q.Index))
-				buf := q.D.M.Alloc(256, 16)
-				for range 8 {
-					q.Publish(q.Chain(VirtqDesc{buf, 64, 0, 0}, VirtqDesc{buf + 64, 64, Write, 0}))
-				}
-				q.Kick()
-				stir()
-				for range rand.IntN(200) {
-					runtime.Gosched()
-				}
-				switch (i + k) % 6 {
-				case 0:
-					d.Reset()
-				case 1:
-					d.Set(QueueReset, 1)
-				case 2:
-					d.Dev.Pause()
-					d.Dev.Resume()
-				case 3:
-					d.Dev.Pause()
-					d.Dev.Reset()
-					d.Dev.Resume()
-				case 4:
-					d.M.SetConfig(d.Slot, 4, 2, 2)
-				case 5:
-					d.M.SetConfig(d.Slot, 4, 2, 0)
-					d.M.SetConfig(d.Slot, 4, 2, 6)
-				}
-			}
-		}
-		d.M.SetConfig(d.Slot, 4, 2, 6)
+			d.M.SetConfig(d.Slot, 4, 2, 6)
+		})
 		s.again(d)
 		d.Dev.Halt()
 	}
@@ -430,36 +522,38 @@ func (s Subject) resets(t *testing.T) {
 // included.
 func (s Subject) registers(t *testing.T) {
 	d, _ := s.attach(t, 96<<20, false)
-	values := []uint64{0, ^uint64(0), 1, 0x8000000080000001}
-	for _, started := range []bool{false, true} {
-		for _, base := range []uint64{d.Common, d.ISR, d.Device, d.notify, d.table, d.table + 0x800} {
-			for off := range uint64(0x200) {
-				if started && off%16 == 0 {
-					d.Start(all, 16)
-				}
-				for _, size := range []int{1, 2, 4, 8} {
-					d.M.Load(base+off, size)
-					for _, v := range values {
-						d.M.Store(base+off, size, v)
+	s.measured(d, func() {
+		values := []uint64{0, ^uint64(0), 1, 0x8000000080000001}
+		for _, started := range []bool{false, true} {
+			for _, base := range []uint64{d.Common, d.ISR, d.Device, d.notify, d.table, d.table + 0x800} {
+				for off := range uint64(0x200) {
+					if started && off%16 == 0 {
+						d.Start(all, 16)
 					}
-					d.M.Load(base+off, size)
+					for _, size := range []int{1, 2, 4, 8} {
+						d.M.Load(base+off, size)
+						for _, v := range values {
+							d.M.Store(base+off, size, v)
+						}
+						d.M.Load(base+off, size)
+					}
+				}
+				d.M.rewind()
+			}
+		}
+		for off := range 0x100 {
+			for _, size := range []int{1, 2, 4, 8} {
+				for _, v := range values {
+					d.M.Store(d.M.configAddr(d.Slot, off), size, v)
+					d.M.Load(d.M.configAddr(d.Slot, off), size)
 				}
 			}
-			d.M.rewind()
 		}
-	}
-	for off := range 0x100 {
-		for _, size := range []int{1, 2, 4, 8} {
-			for _, v := range values {
-				d.M.Store(d.M.configAddr(d.Slot, off), size, v)
-				d.M.Load(d.M.configAddr(d.Slot, off), size)
-			}
-		}
-	}
-	d.Dev.Pause()
-	d.Dev.Reset()
-	d.Dev.Resume()
-	d.Discover()
+		d.Dev.Pause()
+		d.Dev.Reset()
+		d.Dev.Resume()
+		d.Discover()
+	})
 	s.again(d)
 }
 

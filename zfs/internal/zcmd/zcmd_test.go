@@ -16,6 +16,7 @@ import (
 )
 
 type abiTable struct {
+	Source  string
 	Structs map[string]struct {
 		Size   uintptr
 		Fields []struct {

@@ -7,8 +7,10 @@ package insn
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/skepvm/skep/vmm/hv"
@@ -59,20 +61,35 @@ var processorTests = []string{
 	"f0 0f b1 0b", "0f b0 0b", "48 0f b1 0b", "66 0f b1 0b", "f0 0f c1 0b", "0f c0 2b", "48 0f c1 0b",
 	"0f ae 3b", "c4 e2 70 f7 03", "c4 62 f0 f7 1b", "c4 e2 68 f7 0b",
 	"a4", "a5", "66 a5", "48 a5", "f3 a4", "f3 48 a5", "67 f3 a5", "aa", "ab", "f3 ab", "f3 48 ab", "66 f3 ab", "ac", "66 ad", "ad", "48 ad", "f3 ac",
+	"6e", "6f", "66 6f", "48 6f", "f3 6e", "f3 6f", "f3 66 6f",
 }
 
-// processor is a vCPU in 64-bit mode with the first 2 MiB mapped as they are.
+// narrowTests are for 32-bit code besides, whose addresses are shorter.
+var narrowTests = []string{"a0 00 00 02 00", "a1 00 00 02 00", "66 a1 00 00 02 00", "a2 00 00 02 00", "a3 00 00 02 00"}
+
+// port is what RDX holds for outs.
+const port = 0x2222
+
+// processor is a vCPU in one mode, with the first 2 MiB mapped as they are.
 type processor struct {
 	v   hv.VCPU
 	ram []byte
 	s   hv.State
+	out []string // what outs wrote, as testEnv traces it
 }
 
-// kicker takes the vCPU out of the guest at its first access to a port.
-type kicker struct{ v hv.VCPU }
+// kicker takes the vCPU out of the guest at its access to the port that ends a
+// test.
+type kicker struct{ p *processor }
 
-func (k kicker) PortRead(uint16, int) uint32   { return 0 }
-func (k kicker) PortWrite(uint16, int, uint32) { k.v.Kick() }
+func (k kicker) PortRead(uint16, int) uint32 { return 0 }
+func (k kicker) PortWrite(at uint16, size int, v uint32) {
+	if at != port {
+		k.p.v.Kick()
+		return
+	}
+	k.p.out = append(k.p.out, fmt.Sprintf("out%d %x=%x", size, at, v))
+}
 func (k kicker) MMIORead(uint64, int) uint64   { return 0 }
 func (k kicker) MMIOWrite(uint64, int, uint64) {}
 
@@ -103,6 +120,19 @@ func newProcessor(t *testing.T) *processor {
 	}}
 }
 
+// mode switches the processor to code of so many bits. Without paging, and with
+// segments that reach everywhere, addresses of 32 bits work in 16-bit code, too.
+func (p *processor) mode(bits int) {
+	if bits == 64 {
+		return // as made
+	}
+	p.s.CR0, p.s.CR3, p.s.CR4, p.s.EFER = 0x21, 0, 0, 0
+	p.s.CS.Access = 0xc09b
+	if bits == 16 {
+		p.s.CS.Access, p.s.CS.Base, p.s.RIP = 0x809b, codeAt, 0
+	}
+}
+
 func general(s *hv.State) [16]*uint64 {
 	return [...]*uint64{&s.RAX, &s.RCX, &s.RDX, &s.RBX, &s.RSP, &s.RBP, &s.RSI, &s.RDI,
 		&s.R8, &s.R9, &s.R10, &s.R11, &s.R12, &s.R13, &s.R14, &s.R15}
@@ -122,7 +152,8 @@ func (p *processor) run(t *testing.T, code []byte, env *testEnv) (regs [17]uint6
 	if err := p.v.SetState(&s); err != nil {
 		t.Fatal(err)
 	}
-	e, err := p.v.Run(kicker{p.v})
+	p.out = nil
+	e, err := p.v.Run(kicker{p})
 	if err != nil || e != (hv.Interrupted{}) {
 		t.Fatalf("% x: %v, %v", code, e, err)
 	}
@@ -130,8 +161,8 @@ func (p *processor) run(t *testing.T, code []byte, env *testEnv) (regs [17]uint6
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := after.RIP; got < codeAt+uint64(len(code)) || got > codeAt+uint64(len(code))+2 {
-		t.Fatalf("% x: ended at %#x", code, got)
+	if got := after.RIP - p.s.RIP; got < uint64(len(code)) || got > uint64(len(code))+2 {
+		t.Fatalf("% x: ended %d bytes behind its start", code, got)
 	}
 	for i, r := range general(&after) {
 		regs[i] = *r
@@ -154,20 +185,64 @@ func value(r *rand.Rand) uint64 {
 }
 
 func TestAgainstProcessor(t *testing.T) {
+	for _, bits := range []int{64, 32, 16} {
+		t.Run(fmt.Sprint(bits), func(t *testing.T) { againstProcessor(t, bits) })
+	}
+}
+
+// codeFor is the test's instruction for the mode, or nil where the bytes mean
+// something else there.
+func codeFor(t *testing.T, text string, bits int) []byte {
+	code := unhex(t, text)
+	if bits == 64 {
+		return code
+	}
+	for _, b := range code {
+		switch b {
+		case 0x66, 0xf0, 0xf2, 0xf3:
+			continue
+		case 0x67: // 16-bit addresses, which reach none of the data
+			return nil
+		}
+		if b&0xf0 == 0x40 {
+			return nil // REX in 64-bit code alone
+		}
+		break
+	}
+	if bits == 16 {
+		code = append([]byte{0x67}, code...)
+	}
+	if in, err := Decode(code, bits); err != nil || in.Len != len(code) {
+		return nil
+	}
+	return code
+}
+
+func againstProcessor(t *testing.T, bits int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	p := newProcessor(t)
+	p.mode(bits)
+	texts, rounds, least := processorTests, 40, len(processorTests)
+	if bits != 64 {
+		texts, rounds, least = append(slices.Clone(texts), narrowTests...), 10, 110
+	}
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, text := range processorTests {
-		code := unhex(t, text)
-		in, err := Decode(code, 64)
+	played := 0
+	for _, text := range texts {
+		code := codeFor(t, text, bits)
+		if code == nil {
+			continue
+		}
+		played++
+		in, err := Decode(code, bits)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if in.Len != len(code) {
 			t.Errorf("%s: length %d", text, in.Len)
 		}
-		for range 40 {
+		for range rounds {
 			env := newEnv()
 			env.ram = make([]byte, ramEnd)
 			for i := dataAt; i < ramEnd; i += 8 {
@@ -175,16 +250,28 @@ func TestAgainstProcessor(t *testing.T) {
 			}
 			for i := range 16 {
 				env.regs[i] = value(r)
+				if bits != 64 {
+					env.regs[i] &= 0xffffffff
+				}
+				if bits != 64 && i >= 8 {
+					env.regs[i] = 0
+				}
 			}
 			env.regs[RBX], env.regs[RSI], env.regs[RDI], env.regs[RSP] = dataAt, dataAt+0x800, destAt+0x800, stackAt
 			if in.Rep {
 				env.regs[RCX] = r.Uint64N(60)
 			}
+			if in.Op == Outs {
+				env.regs[RDX] = env.regs[RDX]&^0xffff | port
+			}
 			if in.Op == Cmpxchg && r.IntN(2) == 0 {
 				env.regs[RAX] = binary.LittleEndian.Uint64(env.ram[dataAt:])
+				if bits != 64 {
+					env.regs[RAX] &= 0xffffffff
+				}
 			}
 			env.regs[RFLAGS] = 2 | value(r)&flagsStatus
-			if (in.Op == Movs || in.Op == Stos || in.Op == Lods) && r.IntN(2) == 0 {
+			if (in.Op == Movs || in.Op == Stos || in.Op == Lods || in.Op == Outs) && r.IntN(2) == 0 {
 				env.regs[RFLAGS] |= flagDF
 			}
 			before := env.regs
@@ -211,9 +298,16 @@ func TestAgainstProcessor(t *testing.T) {
 			if !bytes.Equal(env.ram[dataAt:], p.ram[dataAt:ramEnd]) {
 				t.Errorf("%s: memory differs from the processor's", text)
 			}
+			if !slices.Equal(env.trace, p.out) {
+				t.Errorf("%s: wrote %q to ports, the processor %q", text, env.trace, p.out)
+			}
 			if t.Failed() {
 				return
 			}
 		}
 	}
+	if played < least {
+		t.Errorf("%d instructions were played, want %d or more", played, least)
+	}
+	t.Logf("%d instructions", played)
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
+//go:build testbed && freebsd
+
 package ctl
 
 import (
