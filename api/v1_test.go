@@ -5,6 +5,7 @@ package api
 import (
 	"fmt"
 	"net"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,26 @@ func TestV1FirstFreeNameAndLegacy(t *testing.T) {
 	// The same name under another key is another machine.
 	if code, a := r.do("POST", "/api/v1/create/vm1", "", strings.Replace(body(), "user@example", "x", 1)); code != 200 {
 		t.Error(code, a)
+	}
+}
+
+// What a create asks for is what the host is asked for.
+func TestV1CreateReachesTheHost(t *testing.T) {
+	r := newRig(t, Options{})
+	code, a := r.do("POST", "/api/v1/create/vm1", "", body("pkglist", `" mc  nginx "`, "host_hostname", `"hive_one"`,
+		"email", `"a@b"`, "callback", `"http://x/y"`, "extras", `"a:b,c"`, "recomendation", `"node1"`))
+	if code != 200 {
+		t.Fatal(code, a)
+	}
+	cid := wire.CID(testKey)
+	st, err := r.h.Status(cid, "vm1")
+	want := skep.MachineSpec{
+		Namespace: cid, Name: "vm1", Image: "debian12", CPUs: 2, Memory: skep.GiB, Disk: 10 * skep.GiB, Keys: []string{testKey},
+		Hostname: "hive-one", Packages: []string{"mc", "nginx"},
+		Labels: map[string]string{"email": "a@b", "callback": "http://x/y", "extras": "a:b,c", "node": "node1"},
+	}
+	if err != nil || !reflect.DeepEqual(st.Spec, want) {
+		t.Errorf("%+v, want %+v (%v)", st.Spec, want, err)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +67,32 @@ func TestV2Life(t *testing.T) {
 		code, a := r.do(x.method, x.path, x.cid, x.body)
 		if code != x.code || !strings.Contains(a["raw"].(string), x.want) {
 			t.Errorf("%s %s %s: %d %v, want %d %q", x.method, x.path, x.body, code, a["raw"], x.code, x.want)
+		}
+	}
+}
+
+func TestV2CreateReachesTheHost(t *testing.T) {
+	r := newRig(t, Options{})
+	cid := wire.CID(testKey)
+	for _, x := range []struct {
+		body string
+		want skep.MachineSpec
+	}{
+		{`{"name":"vm1","image":"debian12","cpus":2,"memory":1073741824,"disk":10737418240,"keys":["k"],"user":"anna","hostname":"www",
+			"packages":["mc","nginx"],"run_commands":["echo a: b","true"],"address":"10.77.0.9","autostart":true,"stopped":true,"labels":{"a":"b"}}`,
+			skep.MachineSpec{
+				Name: "vm1", CPUs: 2, Memory: skep.GiB, Disk: 10 * skep.GiB, Keys: []string{"k"}, User: "anna", Hostname: "www",
+				Packages: []string{"mc", "nginx"}, RunCommands: []string{"echo a: b", "true"},
+				Address: netip.MustParseAddr("10.77.0.9"), Autostart: true, Stopped: true, Labels: map[string]string{"a": "b"},
+			}},
+		{`{"name":"vm2","image":"debian12","user_data":"#cloud-config\n"}`, skep.MachineSpec{Name: "vm2", UserData: []byte("#cloud-config\n")}},
+	} {
+		x.want.Namespace, x.want.Image = cid, "debian12"
+		if code, a := r.do("POST", "/api/v2/machines", cid, x.body); code != 202 {
+			t.Fatal(code, a)
+		}
+		if st, err := r.h.Status(cid, x.want.Name); err != nil || !reflect.DeepEqual(st.Spec, x.want) {
+			t.Errorf("%+v, want %+v (%v)", st.Spec, x.want, err)
 		}
 	}
 }
