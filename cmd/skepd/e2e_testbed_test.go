@@ -88,7 +88,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		t.Fatal(a, err)
 	}
 	// Pending until it runs, with steps that only go forward.
-	last := -1.0
+	last, pending := -1.0, 0
 	for end := time.Now().Add(slow * 5 * time.Minute); ; {
 		s, err := d.v1("GET", "/api/v1/status/vm1", alice.cid, nil)
 		if err != nil {
@@ -105,10 +105,14 @@ func TestCloudImageToSSH(t *testing.T) {
 			t.Errorf("progress went back from %v to %v", last, p)
 		}
 		last = p
+		pending++
 		if time.Now().After(end) {
 			t.Fatalf("still pending: %v", s)
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+	if pending == 0 || last <= 0 {
+		t.Errorf("%d times pending, at last with a progress of %v", pending, last)
 	}
 	m := waitState(t, ca, "vm1", "running", time.Minute)
 	t.Logf("created and running; logging in to %s", m.Address)
