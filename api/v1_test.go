@@ -5,6 +5,7 @@ package api
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"reflect"
 	"strings"
 	"testing"
@@ -95,6 +96,30 @@ func TestV1Refusals(t *testing.T) {
 	}
 	r.h.fail = fmt.Errorf("create: %w: 3g of memory asked, 1g left", skep.ErrNoSpace)
 	if code, a := r.do("POST", "/api/v1/create/vm4", "", body()); code != v1Refused || !strings.Contains(a["Message"].(string), "1g left") {
+		t.Error(code, a)
+	}
+}
+
+// With vm1 to vm255 taken nothing is made, and one that goes makes room.
+func TestNoFreeName(t *testing.T) {
+	r := newRig(t, Options{})
+	cid := wire.CID(testKey)
+	for i := 1; i <= 255; i++ {
+		if _, err := r.h.Create(t.Context(), skep.MachineSpec{Namespace: cid, Name: fmt.Sprintf("vm%d", i), Image: "debian12"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, a := r.do("POST", "/api/v1/create/_", "", body()); code != v1Refused || a["Message"] != "No free name: vm1 to vm255 are all taken" {
+		t.Error(code, a)
+	}
+	if code, a := r.do("POST", "/api/v2/machines", cid, `{"image":"debian12"}`); code != http.StatusConflict || a["detail"] != "No free name: vm1 to vm255 are all taken" {
+		t.Error(code, a)
+	}
+	if n := len(r.h.List(cid)); n != 255 {
+		t.Errorf("%d machines", n)
+	}
+	r.do("GET", "/api/v1/destroy/vm255", cid, "")
+	if code, a := r.do("POST", "/api/v1/create/_", "", body()); code != 200 || a["id"] != "vm255" {
 		t.Error(code, a)
 	}
 }

@@ -200,6 +200,29 @@ func TestOperatorOverTheUnixSocket(t *testing.T) {
 	}
 }
 
+// Of a body without end no more is taken than the way to the server holds.
+func TestEndlessBodyIsCutOff(t *testing.T) {
+	r := newRig(t, Options{})
+	for _, path := range []string{"/api/v1/create/vm1", "/api/v2/machines"} {
+		e := &endless{}
+		q, err := http.NewRequest("POST", r.http.URL+path, io.LimitReader(e, 1<<30))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("cid", wire.CID(testKey))
+		q.Header.Set("Content-Type", "application/json")
+		if a, err := r.client.Do(q); err == nil { // else the answer came too late to be read
+			if a.StatusCode/100 != 4 {
+				t.Errorf("%s: %s", path, a.Status)
+			}
+			a.Body.Close()
+		}
+		if n := e.n.Load(); n > 16<<20 {
+			t.Errorf("%s takes %d MiB of 1 GiB", path, n>>20)
+		}
+	}
+}
+
 func TestSlowBodyIsCutOff(t *testing.T) {
 	r := newRig(t, Options{})
 	r.http.Config.ReadTimeout = 0
