@@ -175,6 +175,7 @@ func TestStopByForceInTheEnd(t *testing.T) {
 			t.Fatalf("the guest does not come up:\n%s", consoleTail(c, "vm1"))
 		}
 	}
+	d.expectWorkers(t, 1)
 	const limit = 5 * time.Second
 	begin := time.Now()
 	s, err := c.Stop(t.Context(), "vm1", client.StopOptions{Timeout: limit})
