@@ -35,8 +35,8 @@ func TestV1Life(t *testing.T) {
 	if code != 200 || a["is_power_on"] != "false" || a["status"] != "pending" || a["progress"] != 10.0 || a["doing"] != "image" || a["id"] != "vm1" {
 		t.Fatal("pending:", code, a)
 	}
-	m, _ := r.h.get(cid, "vm1")
-	m.set(skep.StateRunning)
+	m, _ := r.h.Machine(cid, "vm1")
+	m.Set(skep.StateRunning)
 	_, a = r.do("GET", "/api/v1/status/vm1", cid, "")
 	for k, want := range map[string]any{
 		"id": "vm1", "instanceid": "vm1", "type": "vm", "emulator": "kvm", "is_power_on": true, "created": "2026-01-02T02:04:05",
@@ -91,10 +91,10 @@ func TestV1Refusals(t *testing.T) {
 			t.Errorf("%s %s: %d %v, want %q", x.method, x.path, code, a["raw"], x.message)
 		}
 	}
-	if len(r.h.machines) != 1 {
-		t.Errorf("a refusal made something: %v", r.h.machines)
+	if len(r.h.List("")) != 1 {
+		t.Errorf("a refusal made something: %v", r.h.List(""))
 	}
-	r.h.fail = fmt.Errorf("create: %w: 3g of memory asked, 1g left", skep.ErrNoSpace)
+	r.h.Fail = fmt.Errorf("create: %w: 3g of memory asked, 1g left", skep.ErrNoSpace)
 	if code, a := r.do("POST", "/api/v1/create/vm4", "", body()); code != v1Refused || !strings.Contains(a["Message"].(string), "1g left") {
 		t.Error(code, a)
 	}
@@ -166,15 +166,15 @@ func TestV1StopAnswersBeforeTheGuestIsOff(t *testing.T) {
 	r := newRig(t, Options{})
 	cid := wire.CID(testKey)
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(cid, "vm1")
-	m.stop = make(chan struct{})
+	m, _ := r.h.Machine(cid, "vm1")
+	m.Stopping = make(chan struct{})
 	if _, a := r.do("GET", "/api/v1/stop/vm1", cid, ""); a["Message"] != "stopped" {
 		t.Fatal(a)
 	}
 	if st := m.Status().State; st != skep.StateStopping {
 		t.Fatal(st)
 	}
-	close(m.stop)
+	close(m.Stopping)
 }
 
 func TestCatalogues(t *testing.T) {

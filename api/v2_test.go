@@ -109,8 +109,8 @@ func TestV2Events(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Body.Close()
-	r.h.events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateRunning}
-	r.h.events <- skep.Event{Kind: skep.EventProgress, Name: "vm1", Progress: &skep.Progress{Step: skep.StepCloned, Percent: 50}}
+	r.h.Events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateRunning}
+	r.h.Events <- skep.Event{Kind: skep.EventProgress, Name: "vm1", Progress: &skep.Progress{Step: skep.StepCloned, Percent: 50}}
 	sc := bufio.NewScanner(a.Body)
 	var got []wire.Event
 	for len(got) < 2 && sc.Scan() {
@@ -131,9 +131,9 @@ func TestV2Console(t *testing.T) {
 	r := newRig(t, Options{})
 	cid := wire.CID(testKey)
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(cid, "vm1")
+	m, _ := r.h.Machine(cid, "vm1")
 	ours, guest := net.Pipe()
-	m.line = &fakeLine{ours, ours, ours.Close}
+	m.Line = ours
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	c, _, err := websocket.Dial(ctx, r.http.URL+"/api/v2/machines/vm1/console", &websocket.DialOptions{HTTPClient: r.client, HTTPHeader: http.Header{"Cid": {cid}}})
@@ -161,10 +161,10 @@ func TestV2Console(t *testing.T) {
 func TestConsoleRefusesOtherOrigins(t *testing.T) {
 	r := newRig(t, Options{})
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(wire.CID(testKey), "vm1")
+	m, _ := r.h.Machine(wire.CID(testKey), "vm1")
 	ours, guest := net.Pipe()
 	defer guest.Close()
-	m.line = &fakeLine{ours, ours, ours.Close}
+	m.Line = ours
 	_, a, err := websocket.Dial(t.Context(), r.http.URL+"/api/v2/machines/vm1/console", &websocket.DialOptions{HTTPClient: r.client, HTTPHeader: http.Header{"Cid": {wire.CID(testKey)}, "Origin": {"https://evil.example"}}})
 	if err == nil || a.StatusCode != http.StatusForbidden {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), "could not be read") {
 		t.Fatal(string(b), err)
 	}
-	if len(r.h.machines) != 0 {
+	if len(r.h.List("")) != 0 {
 		t.Fatal("made from half a body")
 	}
 }
