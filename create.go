@@ -167,7 +167,7 @@ func (m *Machine) createSteps() []step {
 			m.advance(stepDone(StepSeeded, StepWired, 80))
 			return nil
 		},
-		undo: func(ctx context.Context) error { return durable{h.fault}.remove(m.file(fileSeed)) },
+		undo: func(ctx context.Context) error { return durable{fault: h.fault}.remove(m.file(fileSeed)) },
 	}}
 }
 
@@ -214,7 +214,7 @@ func (m *Machine) fillDisk(ctx context.Context, img warmImage) error {
 func (m *Machine) file(name string) string { return filepath.Join(m.h.store.dir(m.record()), name) }
 
 func (m *Machine) writeSeed() error {
-	return durable{m.h.fault}.write(m.file(fileSeed), 0o600, func(w io.Writer) error {
+	return durable{fault: m.h.fault}.write(m.file(fileSeed), 0o600, func(w io.Writer) error {
 		return writeSeed(w, m.record(), &m.h.cfg)
 	})
 }

@@ -37,7 +37,7 @@ const (
 )
 
 func openDirStore(root string, fault func(string)) (*dirStore, error) {
-	s := &dirStore{root: root, d: durable{fault}}
+	s := &dirStore{root: root, d: durable{fault: fault}}
 	for _, dir := range []string{root, s.machines(), s.images()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", root, err)

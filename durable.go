@@ -19,7 +19,10 @@ const (
 
 // durable is the file system, spoken to so that a power cut leaves the state
 // before or the state after. fault is called between any two lasting changes.
-type durable struct{ fault func(string) }
+type durable struct {
+	fault func(string)
+	sync  func(*os.File) error // nil: the file's own; tests look on
+}
 
 // write replaces a file as a whole: written beside, synced, renamed, the
 // directory synced.
@@ -38,7 +41,7 @@ func (d durable) write(path string, mode os.FileMode, fill func(w io.Writer) err
 	d.fault("created " + base)
 	err = fill(f)
 	if err == nil {
-		err = f.Sync()
+		err = d.flush(f)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -56,7 +59,7 @@ func (d durable) rename(from, to string) error {
 		return err
 	}
 	d.fault("renamed " + filepath.Base(to))
-	return syncDir(filepath.Dir(to))
+	return d.flushDir(filepath.Dir(to))
 }
 
 // remove removes a file, if it is there, and syncs the directory.
@@ -65,7 +68,7 @@ func (d durable) remove(path string) error {
 		return ignoreNotExist(err)
 	}
 	d.fault("removed " + filepath.Base(path))
-	return syncDir(filepath.Dir(path))
+	return d.flushDir(filepath.Dir(path))
 }
 
 // removeDir removes a directory: renamed first, so that it is whole or gone.
@@ -100,13 +103,21 @@ func (d durable) sweep(dir string) error {
 	return errors.Join(errs...)
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
+// flush brings a file, or a directory's names, to the disk.
+func (d durable) flush(f *os.File) error {
+	if d.sync != nil {
+		return d.sync(f)
+	}
+	return f.Sync()
+}
+
+func (d durable) flushDir(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
+	err = d.flush(f)
+	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	return err

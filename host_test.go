@@ -269,6 +269,80 @@ func TestDestroyWhileCreating(t *testing.T) {
 	p.empty(t, h)
 }
 
+// TestProgress: who follows a Create sees every step, in order, the percents
+// rising to 100.
+func TestProgress(t *testing.T) {
+	for _, c := range []struct {
+		stopped bool
+		want    string
+	}{
+		{false, "claimed>image image>cloned cloned>seeded seeded>wired wired>started done>"},
+		{true, "claimed>image image>cloned cloned>seeded seeded>wired done>"},
+	} {
+		p := newPlace(t)
+		// Progress skips what nobody was there to see, so the steps wait.
+		var mu sync.Mutex
+		var m *Machine
+		var seen Progress
+		fault := func(string) {
+			for range 5000 {
+				mu.Lock()
+				ok := m == nil || m.Status().Progress == seen
+				mu.Unlock()
+				if ok {
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+			t.Errorf("nobody was told of %v", m.Status().Progress)
+		}
+		h, err := open(t.Context(), p.config(), p.parts(fault))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		block := make(chan struct{})
+		h.images.(*fakeImages).block = block
+		s := spec("vm1")
+		s.Stopped = c.stopped
+		made, err := h.Create(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		m = made
+		mu.Unlock()
+		close(block)
+		var steps []string
+		last := Progress{Percent: -1}
+		for now := range made.Progress() {
+			if step := string(now.Step) + ">" + string(now.Doing); len(steps) == 0 || steps[len(steps)-1] != step {
+				steps = append(steps, step)
+				if now.Percent <= last.Percent {
+					t.Errorf("%v after %v", now, last)
+				}
+			}
+			if now.Percent < last.Percent || now.Error != "" {
+				t.Errorf("%v after %v", now, last)
+			}
+			last = now
+			mu.Lock()
+			seen = now
+			mu.Unlock()
+		}
+		if got := strings.Join(steps, " "); got != c.want || last.Percent != 100 {
+			t.Errorf("steps %s, want %s; the last is %v", got, c.want, last)
+		}
+		if err := made.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		m = nil
+		mu.Unlock()
+		p.destroyAll(t, h)
+	}
+}
+
 func TestCloseWhileCreating(t *testing.T) {
 	p := newPlace(t)
 	h := p.open(t)

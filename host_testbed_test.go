@@ -334,7 +334,8 @@ func TestRealCrash(t *testing.T) {
 	}
 }
 
-// TestRealMany: 52 creates at once by four clients, mixed with destroys.
+// TestRealMany: 52 creates (20 without SKEP_SOAK) at once by four clients, mixed
+// with destroys.
 func TestRealMany(t *testing.T) {
 	p := newPlace(t)
 	cfg := realConfig(t, p)

@@ -232,8 +232,6 @@ func TestEveryStepOfStartIsUndone(t *testing.T) {
 	p.destroyAll(t, h)
 }
 
-// What is done already is done again without harm, one after the other and at
-// the same time.
 // Where no record can be saved any more, for the disk is full, what fails and
 // what is destroyed goes all the same, and does not come back.
 func TestDestroyWithoutRecord(t *testing.T) {
@@ -284,6 +282,8 @@ func TestDestroyWithoutRecord(t *testing.T) {
 	}
 }
 
+// What is done already is done again without harm, one after the other and at
+// the same time.
 func TestAgain(t *testing.T) {
 	p := newPlace(t)
 	h := p.open(t)

@@ -52,7 +52,7 @@ func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsS
 	if err != nil {
 		return nil, fmt.Errorf("open store zfs:%s: %w", root, err)
 	}
-	s := &zfsStore{h: h, root: root, d: durable{fault}, fault: fault}
+	s := &zfsStore{h: h, root: root, d: durable{fault: fault}, fault: fault}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open store zfs:%s: %w", root, err), s.close())

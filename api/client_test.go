@@ -82,9 +82,9 @@ func TestClient(t *testing.T) {
 		t.Error(moved, err)
 	}
 
-	fm, _ := r.h.get(wire.CID(testKey), "vm1")
+	fm, _ := r.h.Machine(wire.CID(testKey), "vm1")
 	ours, guest := net.Pipe()
-	fm.line = &fakeLine{ours, ours, ours.Close}
+	fm.Line = ours
 	line, err := c.Console(ctx, "vm1")
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestClient(t *testing.T) {
 	ready := make(chan struct{})
 	go func() {
 		<-ready
-		r.h.events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateStopped}
+		r.h.Events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateStopped}
 	}()
 	for e, err := range c.Events(ectx, func() { close(ready) }) {
 		if err != nil || e.State != "stopped" {

@@ -8,5 +8,6 @@
 // A caller is hostile: what comes in is checked here, once, by the rules of the
 // protocol, and then by skep.MachineSpec's own.
 //
-// It may be imported by the commands. It imports skep and none of skep's rooms.
+// It may be imported by the commands. It imports skep, by way of
+// internal/apihost, and none of skep's rooms.
 package api

@@ -19,6 +19,7 @@ import (
 
 	"github.com/skepvm/skep"
 	"github.com/skepvm/skep/api/wire"
+	"github.com/skepvm/skep/internal/apihost"
 )
 
 // Options are what a Server is made with. The zero value is good.
@@ -39,7 +40,7 @@ type Options struct {
 // and time limits it is served with is for the caller to say (NewHTTPServer has
 // good ones).
 type Server struct {
-	host    backend
+	host    apihost.Host
 	opt     Options
 	allowed map[string]bool // by cid; nil: everyone
 	log     *slog.Logger
@@ -55,10 +56,11 @@ type Server struct {
 
 // New makes a Server for host. Close it before the host.
 func New(host *skep.Host, opt Options) (*Server, error) {
-	return newServer(hostBackend{host}, opt)
+	return NewOver(apihost.Of(host), opt)
 }
 
-func newServer(host backend, opt Options) (*Server, error) {
+// NewOver is New for tests, which need no more of a host than its interface.
+func NewOver(host apihost.Host, opt Options) (*Server, error) {
 	s := &Server{host: host, opt: opt, log: opt.Logger, mux: http.NewServeMux(), began: time.Now()}
 	if s.log == nil {
 		s.log = slog.Default()

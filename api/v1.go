@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skepvm/skep"
+	"github.com/skepvm/skep/internal/apihost"
 )
 
 // Version 1 is the protocol of CBSD's cbsd-mq-api 0.2 (2021) and 0.4 (2025), as
@@ -219,7 +220,7 @@ func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.host.Do(r.Context(), cid, id, func(ctx context.Context, m machine) error { return m.Start(ctx) }); err != nil {
+	if err := s.host.Do(r.Context(), cid, id, func(ctx context.Context, m apihost.Machine) error { return m.Start(ctx) }); err != nil {
 		return err
 	}
 	say(w, http.StatusOK, "started")
@@ -237,7 +238,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	done := s.background("stop "+cid+"/"+id, func(ctx context.Context) error {
-		return s.host.Do(ctx, cid, id, func(ctx context.Context, m machine) error { return m.Stop(ctx, skep.StopOptions{}) })
+		return s.host.Do(ctx, cid, id, func(ctx context.Context, m apihost.Machine) error { return m.Stop(ctx, skep.StopOptions{}) })
 	})
 	select {
 	case err := <-done:
@@ -258,7 +259,7 @@ func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
 	}
 	// A client that hangs up must not leave half a machine.
 	err = <-s.background("destroy "+cid+"/"+id, func(ctx context.Context) error {
-		return s.host.Do(ctx, cid, id, func(ctx context.Context, m machine) error { return m.Destroy(ctx) })
+		return s.host.Do(ctx, cid, id, func(ctx context.Context, m apihost.Machine) error { return m.Destroy(ctx) })
 	})
 	if err != nil {
 		return err

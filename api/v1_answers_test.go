@@ -130,15 +130,10 @@ func TestV1AnswersExactly(t *testing.T) {
 		return a["raw"].(string)
 	}
 	exact("pending", status(), exactPending)
-	m, _ := r.h.get(cid, "web_1")
-	m.mu.Lock()
-	m.st.State, m.st.Progress.Error = skep.StateFailed, "no route"
-	m.mu.Unlock()
+	m, _ := r.h.Machine(cid, "web_1")
+	m.Change(func(st *skep.Status) { st.State, st.Progress.Error = skep.StateFailed, "no route" })
 	exact("failed", status(), exactFailed)
-	m.mu.Lock()
-	m.st.Progress.Error = ""
-	m.mu.Unlock()
-	m.set(skep.StateRunning)
+	m.Change(func(st *skep.Status) { st.State, st.Progress.Error = skep.StateRunning, "" })
 	exact("running", status(), exactRunning)
 	_, a = r.do("GET", "/api/v1/cluster", cid, "")
 	exact("cluster", a["raw"].(string), exactCluster)
@@ -169,17 +164,17 @@ func TestV1StatusID(t *testing.T) {
 			t.Errorf("create %s: %d %v", c.name, code, a["raw"])
 			continue
 		}
-		m, _ := r.h.get(cid, c.name)
+		m, _ := r.h.Machine(cid, c.name)
 		if h := m.Status().Spec.Hostname; h != c.given {
 			t.Errorf("%s: the guest gets %q, want %q", c.name, h, c.given)
 		}
 		// What the host makes of a spec that names none.
-		m.mu.Lock()
-		if m.st.Spec.Hostname == "" {
-			m.st.Spec.Hostname = strings.ReplaceAll(c.name, "_", "-")
-		}
-		m.mu.Unlock()
-		m.set(skep.StateRunning)
+		m.Change(func(st *skep.Status) {
+			if st.Spec.Hostname == "" {
+				st.Spec.Hostname = strings.ReplaceAll(c.name, "_", "-")
+			}
+		})
+		m.Set(skep.StateRunning)
 		_, a := r.do("GET", "/api/v1/status/"+c.name, cid, "")
 		if _, there := a["host_hostname"]; a["id"] != c.id || a["instanceid"] != c.name || there {
 			t.Errorf("status of %s: %v, want the id %q", c.name, a["raw"], c.id)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/skepvm/skep"
@@ -149,14 +150,14 @@ func TestCID(t *testing.T) {
 	}
 }
 
-type endless struct{ n int }
+type endless struct{ n atomic.Int64 }
 
-func (e *endless) Read(p []byte) (int, error) { e.n += len(p); clear(p); return len(p), nil }
+func (e *endless) Read(p []byte) (int, error) { e.n.Add(int64(len(p))); clear(p); return len(p), nil }
 
 func TestCreateBodyIsBounded(t *testing.T) {
 	e := &endless{}
-	if _, err := parseCreate("vm1", io.MultiReader(strings.NewReader("{"), e)); err == nil || e.n > 4*maxBody {
-		t.Fatalf("read %d bytes: %v", e.n, err)
+	if _, err := parseCreate("vm1", io.MultiReader(strings.NewReader("{"), e)); err == nil || e.n.Load() > 4*maxBody {
+		t.Fatalf("read %d bytes: %v", e.n.Load(), err)
 	}
 }
 

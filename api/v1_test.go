@@ -5,6 +5,8 @@ package api
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -33,8 +35,8 @@ func TestV1Life(t *testing.T) {
 	if code != 200 || a["is_power_on"] != "false" || a["status"] != "pending" || a["progress"] != 10.0 || a["doing"] != "image" || a["id"] != "vm1" {
 		t.Fatal("pending:", code, a)
 	}
-	m, _ := r.h.get(cid, "vm1")
-	m.set(skep.StateRunning)
+	m, _ := r.h.Machine(cid, "vm1")
+	m.Set(skep.StateRunning)
 	_, a = r.do("GET", "/api/v1/status/vm1", cid, "")
 	for k, want := range map[string]any{
 		"id": "vm1", "instanceid": "vm1", "type": "vm", "emulator": "kvm", "is_power_on": true, "created": "2026-01-02T02:04:05",
@@ -89,11 +91,35 @@ func TestV1Refusals(t *testing.T) {
 			t.Errorf("%s %s: %d %v, want %q", x.method, x.path, code, a["raw"], x.message)
 		}
 	}
-	if len(r.h.machines) != 1 {
-		t.Errorf("a refusal made something: %v", r.h.machines)
+	if len(r.h.List("")) != 1 {
+		t.Errorf("a refusal made something: %v", r.h.List(""))
 	}
-	r.h.fail = fmt.Errorf("create: %w: 3g of memory asked, 1g left", skep.ErrNoSpace)
+	r.h.Fail = fmt.Errorf("create: %w: 3g of memory asked, 1g left", skep.ErrNoSpace)
 	if code, a := r.do("POST", "/api/v1/create/vm4", "", body()); code != v1Refused || !strings.Contains(a["Message"].(string), "1g left") {
+		t.Error(code, a)
+	}
+}
+
+// With vm1 to vm255 taken nothing is made, and one that goes makes room.
+func TestNoFreeName(t *testing.T) {
+	r := newRig(t, Options{})
+	cid := wire.CID(testKey)
+	for i := 1; i <= 255; i++ {
+		if _, err := r.h.Create(t.Context(), skep.MachineSpec{Namespace: cid, Name: fmt.Sprintf("vm%d", i), Image: "debian12"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, a := r.do("POST", "/api/v1/create/_", "", body()); code != v1Refused || a["Message"] != "No free name: vm1 to vm255 are all taken" {
+		t.Error(code, a)
+	}
+	if code, a := r.do("POST", "/api/v2/machines", cid, `{"image":"debian12"}`); code != http.StatusConflict || a["detail"] != "No free name: vm1 to vm255 are all taken" {
+		t.Error(code, a)
+	}
+	if n := len(r.h.List(cid)); n != 255 {
+		t.Errorf("%d machines", n)
+	}
+	r.do("GET", "/api/v1/destroy/vm255", cid, "")
+	if code, a := r.do("POST", "/api/v1/create/_", "", body()); code != 200 || a["id"] != "vm255" {
 		t.Error(code, a)
 	}
 }
@@ -116,19 +142,39 @@ func TestV1FirstFreeNameAndLegacy(t *testing.T) {
 	}
 }
 
+// What a create asks for is what the host is asked for.
+func TestV1CreateReachesTheHost(t *testing.T) {
+	r := newRig(t, Options{})
+	code, a := r.do("POST", "/api/v1/create/vm1", "", body("pkglist", `" mc  nginx "`, "host_hostname", `"hive_one"`,
+		"email", `"a@b"`, "callback", `"http://x/y"`, "extras", `"a:b,c"`, "recomendation", `"node1"`))
+	if code != 200 {
+		t.Fatal(code, a)
+	}
+	cid := wire.CID(testKey)
+	st, err := r.h.Status(cid, "vm1")
+	want := skep.MachineSpec{
+		Namespace: cid, Name: "vm1", Image: "debian12", CPUs: 2, Memory: skep.GiB, Disk: 10 * skep.GiB, Keys: []string{testKey},
+		Hostname: "hive-one", Packages: []string{"mc", "nginx"},
+		Labels: map[string]string{"email": "a@b", "callback": "http://x/y", "extras": "a:b,c", "node": "node1"},
+	}
+	if err != nil || !reflect.DeepEqual(st.Spec, want) {
+		t.Errorf("%+v, want %+v (%v)", st.Spec, want, err)
+	}
+}
+
 func TestV1StopAnswersBeforeTheGuestIsOff(t *testing.T) {
 	r := newRig(t, Options{})
 	cid := wire.CID(testKey)
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(cid, "vm1")
-	m.stop = make(chan struct{})
+	m, _ := r.h.Machine(cid, "vm1")
+	m.Stopping = make(chan struct{})
 	if _, a := r.do("GET", "/api/v1/stop/vm1", cid, ""); a["Message"] != "stopped" {
 		t.Fatal(a)
 	}
 	if st := m.Status().State; st != skep.StateStopping {
 		t.Fatal(st)
 	}
-	close(m.stop)
+	close(m.Stopping)
 }
 
 func TestCatalogues(t *testing.T) {

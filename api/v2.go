@@ -15,6 +15,7 @@ import (
 
 	"github.com/skepvm/skep"
 	"github.com/skepvm/skep/api/wire"
+	"github.com/skepvm/skep/internal/apihost"
 )
 
 // Version 2: proper verbs, proper status codes, an OpenAPI document made from
@@ -216,14 +217,14 @@ func (s *Server) v2Get(ctx context.Context, in *Target) (*reply[wire.Machine], e
 
 // act runs op on a machine to its end even if the client goes away, and answers
 // with the machine as it is then.
-func (s *Server) act(ctx context.Context, in Target, op func(context.Context, machine) error) (*reply[wire.Machine], error) {
+func (s *Server) act(ctx context.Context, in Target, op func(context.Context, apihost.Machine) error) (*reply[wire.Machine], error) {
 	ns, _, err := s.space(ctx, in.Caller)
 	if err != nil {
 		return nil, err
 	}
 	var st skep.Status
 	done := s.background(in.Name, func(ctx context.Context) error {
-		return s.host.Do(ctx, ns, in.Name, func(ctx context.Context, m machine) error {
+		return s.host.Do(ctx, ns, in.Name, func(ctx context.Context, m apihost.Machine) error {
 			err := op(ctx, m)
 			st = m.Status()
 			return err
@@ -237,7 +238,7 @@ func (s *Server) act(ctx context.Context, in Target, op func(context.Context, ma
 
 func (s *Server) v2Verb(verb string) func(context.Context, *Target) (*reply[wire.Machine], error) {
 	return func(ctx context.Context, in *Target) (*reply[wire.Machine], error) {
-		return s.act(ctx, *in, func(ctx context.Context, m machine) error {
+		return s.act(ctx, *in, func(ctx context.Context, m apihost.Machine) error {
 			switch verb {
 			case "start":
 				return m.Start(ctx)
@@ -261,7 +262,7 @@ type stopInput struct {
 func (s *Server) v2Stop(again bool) func(context.Context, *stopInput) (*reply[wire.Machine], error) {
 	return func(ctx context.Context, in *stopInput) (*reply[wire.Machine], error) {
 		opt := skep.StopOptions{Force: in.Force, Timeout: time.Duration(in.Timeout) * time.Second}
-		return s.act(ctx, in.Target, func(ctx context.Context, m machine) error {
+		return s.act(ctx, in.Target, func(ctx context.Context, m apihost.Machine) error {
 			if again {
 				return m.Reboot(ctx, opt)
 			}
@@ -271,13 +272,13 @@ func (s *Server) v2Stop(again bool) func(context.Context, *stopInput) (*reply[wi
 }
 
 func (s *Server) v2Destroy(ctx context.Context, in *Target) (*struct{}, error) {
-	_, err := s.act(ctx, *in, func(ctx context.Context, m machine) error { return m.Destroy(ctx) })
+	_, err := s.act(ctx, *in, func(ctx context.Context, m apihost.Machine) error { return m.Destroy(ctx) })
 	return nil, err
 }
 
 func (s *Server) v2Stats(ctx context.Context, in *Target) (*reply[wire.Stats], error) {
 	var out reply[wire.Stats]
-	_, err := s.act(ctx, *in, func(ctx context.Context, m machine) error {
+	_, err := s.act(ctx, *in, func(ctx context.Context, m apihost.Machine) error {
 		st, err := m.Stats(ctx)
 		out.Body = wire.Stats{CPUSeconds: st.CPUTime.Seconds(), RSS: st.RSS, GuestMemory: st.GuestMemory, DiskUsed: st.DiskUsed, Counters: st.Counters}
 		return err

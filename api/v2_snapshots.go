@@ -7,6 +7,7 @@ import (
 
 	"github.com/skepvm/skep"
 	"github.com/skepvm/skep/api/wire"
+	"github.com/skepvm/skep/internal/apihost"
 )
 
 type snapshotPath struct {
@@ -26,7 +27,7 @@ type cloneInput struct {
 
 func (s *Server) v2Snapshots(ctx context.Context, in *Target) (*reply[[]wire.Snapshot], error) {
 	out := &reply[[]wire.Snapshot]{Body: []wire.Snapshot{}}
-	_, err := s.act(ctx, *in, func(ctx context.Context, m machine) error {
+	_, err := s.act(ctx, *in, func(ctx context.Context, m apihost.Machine) error {
 		list, err := m.Snapshots(ctx)
 		for _, x := range list {
 			out.Body = append(out.Body, wire.Snapshot{Name: x.Name, Created: x.Created, Used: x.Used})
@@ -37,16 +38,16 @@ func (s *Server) v2Snapshots(ctx context.Context, in *Target) (*reply[[]wire.Sna
 }
 
 func (s *Server) v2Snapshot(ctx context.Context, in *snapshotInput) (*reply[wire.Machine], error) {
-	return s.act(ctx, in.Target, func(ctx context.Context, m machine) error { return m.Snapshot(ctx, in.Body.Name) })
+	return s.act(ctx, in.Target, func(ctx context.Context, m apihost.Machine) error { return m.Snapshot(ctx, in.Body.Name) })
 }
 
 func (s *Server) v2RemoveSnapshot(ctx context.Context, in *snapshotPath) (*struct{}, error) {
-	_, err := s.act(ctx, in.Target, func(ctx context.Context, m machine) error { return m.RemoveSnapshot(ctx, in.Snapshot) })
+	_, err := s.act(ctx, in.Target, func(ctx context.Context, m apihost.Machine) error { return m.RemoveSnapshot(ctx, in.Snapshot) })
 	return nil, err
 }
 
 func (s *Server) v2Rollback(ctx context.Context, in *snapshotPath) (*reply[wire.Machine], error) {
-	return s.act(ctx, in.Target, func(ctx context.Context, m machine) error { return m.Rollback(ctx, in.Snapshot) })
+	return s.act(ctx, in.Target, func(ctx context.Context, m apihost.Machine) error { return m.Rollback(ctx, in.Snapshot) })
 }
 
 func (s *Server) v2Clone(ctx context.Context, in *cloneInput) (*reply[wire.Machine], error) {
@@ -55,7 +56,7 @@ func (s *Server) v2Clone(ctx context.Context, in *cloneInput) (*reply[wire.Machi
 		return nil, err
 	}
 	var st skep.Status
-	_, err = s.act(ctx, in.Target, func(ctx context.Context, m machine) error {
+	_, err = s.act(ctx, in.Target, func(ctx context.Context, m apihost.Machine) error {
 		spec := skep.MachineSpec{
 			Namespace: ns, Name: in.Body.Name, Keys: in.Body.Keys, Hostname: in.Body.Hostname, Stopped: in.Body.Stopped,
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/skepvm/skep/api/wire"
+	"github.com/skepvm/skep/internal/apihost"
 )
 
 // The routes that go on for long: events and image progress as server-sent
@@ -188,7 +189,7 @@ func (s *Server) v2Log(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.host.Do(r.Context(), ns, r.PathValue("name"), func(ctx context.Context, m machine) error {
+	return s.host.Do(r.Context(), ns, r.PathValue("name"), func(ctx context.Context, m apihost.Machine) error {
 		b, err := m.ConsoleLog(ctx)
 		if err != nil {
 			return err
@@ -204,7 +205,7 @@ func (s *Server) v2Console(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.host.Do(r.Context(), ns, r.PathValue("name"), func(_ context.Context, m machine) error {
+	return s.host.Do(r.Context(), ns, r.PathValue("name"), func(_ context.Context, m apihost.Machine) error {
 		ctx, cancel := context.WithCancel(s.ctx)
 		defer cancel()
 		line, err := m.Console(ctx)

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +71,32 @@ func TestV2Life(t *testing.T) {
 	}
 }
 
+func TestV2CreateReachesTheHost(t *testing.T) {
+	r := newRig(t, Options{})
+	cid := wire.CID(testKey)
+	for _, x := range []struct {
+		body string
+		want skep.MachineSpec
+	}{
+		{`{"name":"vm1","image":"debian12","cpus":2,"memory":1073741824,"disk":10737418240,"keys":["k"],"user":"anna","hostname":"www",
+			"packages":["mc","nginx"],"run_commands":["echo a: b","true"],"address":"10.77.0.9","autostart":true,"stopped":true,"labels":{"a":"b"}}`,
+			skep.MachineSpec{
+				Name: "vm1", CPUs: 2, Memory: skep.GiB, Disk: 10 * skep.GiB, Keys: []string{"k"}, User: "anna", Hostname: "www",
+				Packages: []string{"mc", "nginx"}, RunCommands: []string{"echo a: b", "true"},
+				Address: netip.MustParseAddr("10.77.0.9"), Autostart: true, Stopped: true, Labels: map[string]string{"a": "b"},
+			}},
+		{`{"name":"vm2","image":"debian12","user_data":"#cloud-config\n"}`, skep.MachineSpec{Name: "vm2", UserData: []byte("#cloud-config\n")}},
+	} {
+		x.want.Namespace, x.want.Image = cid, "debian12"
+		if code, a := r.do("POST", "/api/v2/machines", cid, x.body); code != 202 {
+			t.Fatal(code, a)
+		}
+		if st, err := r.h.Status(cid, x.want.Name); err != nil || !reflect.DeepEqual(st.Spec, x.want) {
+			t.Errorf("%+v, want %+v (%v)", st.Spec, x.want, err)
+		}
+	}
+}
+
 func TestV2Events(t *testing.T) {
 	r := newRig(t, Options{})
 	q, err := http.NewRequest("GET", r.http.URL+"/api/v2/events", nil)
@@ -81,8 +109,8 @@ func TestV2Events(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Body.Close()
-	r.h.events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateRunning}
-	r.h.events <- skep.Event{Kind: skep.EventProgress, Name: "vm1", Progress: &skep.Progress{Step: skep.StepCloned, Percent: 50}}
+	r.h.Events <- skep.Event{Kind: skep.EventState, Name: "vm1", State: skep.StateRunning}
+	r.h.Events <- skep.Event{Kind: skep.EventProgress, Name: "vm1", Progress: &skep.Progress{Step: skep.StepCloned, Percent: 50}}
 	sc := bufio.NewScanner(a.Body)
 	var got []wire.Event
 	for len(got) < 2 && sc.Scan() {
@@ -103,9 +131,9 @@ func TestV2Console(t *testing.T) {
 	r := newRig(t, Options{})
 	cid := wire.CID(testKey)
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(cid, "vm1")
+	m, _ := r.h.Machine(cid, "vm1")
 	ours, guest := net.Pipe()
-	m.line = &fakeLine{ours, ours, ours.Close}
+	m.Line = ours
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	c, _, err := websocket.Dial(ctx, r.http.URL+"/api/v2/machines/vm1/console", &websocket.DialOptions{HTTPClient: r.client, HTTPHeader: http.Header{"Cid": {cid}}})
@@ -133,10 +161,10 @@ func TestV2Console(t *testing.T) {
 func TestConsoleRefusesOtherOrigins(t *testing.T) {
 	r := newRig(t, Options{})
 	r.do("POST", "/api/v1/create/vm1", "", body())
-	m, _ := r.h.get(wire.CID(testKey), "vm1")
+	m, _ := r.h.Machine(wire.CID(testKey), "vm1")
 	ours, guest := net.Pipe()
 	defer guest.Close()
-	m.line = &fakeLine{ours, ours, ours.Close}
+	m.Line = ours
 	_, a, err := websocket.Dial(t.Context(), r.http.URL+"/api/v2/machines/vm1/console", &websocket.DialOptions{HTTPClient: r.client, HTTPHeader: http.Header{"Cid": {wire.CID(testKey)}, "Origin": {"https://evil.example"}}})
 	if err == nil || a.StatusCode != http.StatusForbidden {
 		t.Fatal(err)
@@ -172,6 +200,29 @@ func TestOperatorOverTheUnixSocket(t *testing.T) {
 	}
 }
 
+// Of a body without end no more is taken than the way to the server holds.
+func TestEndlessBodyIsCutOff(t *testing.T) {
+	r := newRig(t, Options{})
+	for _, path := range []string{"/api/v1/create/vm1", "/api/v2/machines"} {
+		e := &endless{}
+		q, err := http.NewRequest("POST", r.http.URL+path, io.LimitReader(e, 1<<30))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("cid", wire.CID(testKey))
+		q.Header.Set("Content-Type", "application/json")
+		if a, err := r.client.Do(q); err == nil { // else the answer came too late to be read
+			if a.StatusCode/100 != 4 {
+				t.Errorf("%s: %s", path, a.Status)
+			}
+			a.Body.Close()
+		}
+		if n := e.n.Load(); n > 16<<20 {
+			t.Errorf("%s takes %d MiB of 1 GiB", path, n>>20)
+		}
+	}
+}
+
 func TestSlowBodyIsCutOff(t *testing.T) {
 	r := newRig(t, Options{})
 	r.http.Config.ReadTimeout = 0
@@ -195,7 +246,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), "could not be read") {
 		t.Fatal(string(b), err)
 	}
-	if len(r.h.machines) != 0 {
+	if len(r.h.List("")) != 0 {
 		t.Fatal("made from half a body")
 	}
 }

@@ -5,6 +5,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -142,6 +143,22 @@ func TestFetchGoesOnAfterCuts(t *testing.T) {
 			if requests, sent := srv.seen(); srv.etag == `"a"` && !srv.noRanges && sent != len(disk) {
 				t.Errorf("%d bytes were sent for %d: ranges %q", sent, len(disk), requests)
 			}
+		})
+	}
+}
+
+// TestFetchBySHA512: Debian publishes no other sums.
+func TestFetchBySHA512(t *testing.T) {
+	disk := randomDisk(1 << 20)
+	sum := Checksum(fmt.Sprintf("sha512:%x", sha512.Sum512(disk)))
+	for name, srv := range map[string]*server{
+		"whole": {content: disk, etag: `"a"`},
+		"cut":   {content: disk, etag: `"a"`, cutAfter: 400000, cuts: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t, nil)
+			w, err := warmURL(t.Context(), s, serve(t, srv), sum)
+			wantDisk(t, w, err, disk)
 		})
 	}
 }

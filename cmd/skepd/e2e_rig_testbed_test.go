@@ -292,10 +292,19 @@ func (g *guest) runLoose(cmd string) {
 	time.Sleep(2 * time.Second)
 }
 
+// expect runs a command whose output must have want in it.
 func (g *guest) expect(cmd, want string) {
 	g.t.Helper()
 	if out := g.run(cmd); !strings.Contains(out, want) {
 		g.t.Errorf("in the guest: %s: %q, want %q", cmd, out, want)
+	}
+}
+
+// expectExactly is expect for an output that is want and nothing else.
+func (g *guest) expectExactly(cmd, want string) {
+	g.t.Helper()
+	if out := strings.TrimSpace(g.run(cmd)); out != want {
+		g.t.Errorf("in the guest: %s: %q, want %q and no more", cmd, out, want)
 	}
 }
 
@@ -335,9 +344,7 @@ func (d *skepd) diskFile(t *testing.T, id string) string {
 // expectClean fails if anything of a destroyed machine is left.
 func (d *skepd) expectClean(t *testing.T) {
 	t.Helper()
-	if w := d.workers(t); len(w) != 0 {
-		t.Errorf("workers are left: %v", w)
-	}
+	d.expectWorkers(t, 0)
 	if list, _ := filepath.Glob(filepath.Join(d.dir, "store", "machines", "*")); len(list) != 0 {
 		t.Errorf("files are left: %v", list)
 	}
@@ -348,6 +355,14 @@ func (d *skepd) expectClean(t *testing.T) {
 	}
 	if h.Machines != 0 || h.MemoryCommitted != 0 || h.AddressesFree != 253 {
 		t.Errorf("the host still counts something: %+v", h)
+	}
+}
+
+// expectWorkers fails if there is not one worker for each machine that runs.
+func (d *skepd) expectWorkers(t *testing.T, machines int) {
+	t.Helper()
+	if w := d.workers(t); len(w) != machines {
+		t.Errorf("the workers are %v, %d machines run", w, machines)
 	}
 }
 

@@ -88,7 +88,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		t.Fatal(a, err)
 	}
 	// Pending until it runs, with steps that only go forward.
-	last := -1.0
+	last, pending := -1.0, 0
 	for end := time.Now().Add(slow * 5 * time.Minute); ; {
 		s, err := d.v1("GET", "/api/v1/status/vm1", alice.cid, nil)
 		if err != nil {
@@ -105,22 +105,27 @@ func TestCloudImageToSSH(t *testing.T) {
 			t.Errorf("progress went back from %v to %v", last, p)
 		}
 		last = p
+		pending++
 		if time.Now().After(end) {
 			t.Fatalf("still pending: %v", s)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	if pending == 0 || last <= 0 {
+		t.Errorf("%d times pending, at last with a progress of %v", pending, last)
+	}
 	m := waitState(t, ca, "vm1", "running", time.Minute)
 	t.Logf("created and running; logging in to %s", m.Address)
 	g := d.login(t, ca, m, alice)
 	t.Log("logged in")
+	d.expectWorkers(t, 1)
 	g.cloudInitDone()
 	t.Log("cloud-init done")
-	g.expect("hostname", "hive-one")
-	g.expect("nproc", "1")
+	g.expectExactly("hostname", "hive-one")
+	g.expectExactly("nproc", "1")
 	g.expect("ip -4 -o addr show scope global", m.Address+"/")
-	g.expect("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
-	g.expect("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
+	g.expectExactly("lsblk -bdno SIZE /dev/vda", fmt.Sprint(6<<30))
+	g.expectExactly("df -B1G --output=size / | tail -1", "6") // cloud-init grew the file system
 
 	t.Run("another's vm1", func(t *testing.T) {
 		g := g.in(t)
@@ -136,20 +141,21 @@ func TestCloudImageToSSH(t *testing.T) {
 			t.Errorf("not the address that was asked for, or something shared: %+v %+v", m, mb)
 		}
 		gb := d.login(t, cb, mb, bob)
-		gb.expect("hostname", "vm1")
+		gb.expectExactly("hostname", "vm1")
 		gb.cloudInitDone()
-		gb.expect("cat /etc/bob", "was here")
+		gb.expectExactly("cat /etc/bob", "was here")
 		gb.expect("ip -4 -o addr show scope global", "10.177.0.77/")
+		d.expectWorkers(t, 2)
 		// The other's key does not open it.
 		if _, err := dialSSH(mb.Address, mb.User, alice, 5*time.Second); err == nil {
 			t.Error("alice's key opens bob's machine")
 		}
 		// Guests talk.
-		gb.expect("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
+		gb.expectExactly("ping -c3 -i0.2 -W2 "+m.Address+" | grep -c 'bytes from'", "3")
 		sum := strings.Fields(g.run("dd if=/dev/urandom of=/tmp/r bs=1M count=16 2>/dev/null; sha256sum </tmp/r"))[0]
 		g.run("nohup python3 -m http.server -d /tmp 8000 >/dev/null 2>&1 &")
 		fetch := "import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://" + m.Address + ":8000/r').read()).hexdigest())"
-		gb.expect(`for i in $(seq 60); do python3 -c "`+fetch+`" 2>/dev/null && exit 0; sleep 1; done; exit 1`, sum)
+		gb.expectExactly(`for i in $(seq 60); do python3 -c "`+fetch+`" 2>/dev/null && exit 0; sleep 1; done; exit 1`, sum)
 		// Two at once are slow in emulation: the rest is about alice's.
 		if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
 			t.Fatal(err)
@@ -180,6 +186,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		if m2 := waitState(t, ca, "vm1", "running", 30*time.Second); m2.ID != m.ID || m2.Address != m.Address {
 			t.Fatalf("%+v", m2)
 		}
+		d.expectWorkers(t, 1)
 		if now := g.bootID(); now != up {
 			t.Errorf("the guest booted anew: %s, then %s", up, now)
 		}

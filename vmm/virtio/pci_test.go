@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -329,6 +330,59 @@ func TestBARMovesAndBusMaster(t *testing.T) {
 		m.SetConfig(d.Slot, 4, 2, 6)
 		q.Wait()
 	})
+}
+
+// TestDoorbells: every queue that is served has a doorbell where its notify
+// register is, if the hypervisor has any to give. Without one all works as well,
+// but slower: nothing else tells.
+func TestDoorbells(t *testing.T) {
+	never := errors.New("no doorbells left")
+	for name, c := range map[string]struct {
+		refuse func(addr uint64, size int) error
+		size   int // of the writes that ring, -1: none are had
+	}{
+		"of any size": {nil, 0},
+		"of two bytes": {func(_ uint64, size int) error {
+			if size == 0 {
+				return errors.ErrUnsupported
+			}
+			return nil
+		}, 2},
+		"none left": {func(uint64, int) error { return never }, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := vt.NewMachine(t, 8<<20, true)
+			m.VM.Refuse = c.refuse
+			d := vt.Attach(m, newEcho())
+			check := func(when string, qs ...*vt.VirtQueue) {
+				t.Helper()
+				want := map[uint64]int{}
+				for _, q := range qs {
+					if c.size >= 0 {
+						want[q.NotifyAddr()] = c.size
+					}
+				}
+				if got := m.VM.Bells(); !maps.Equal(got, want) {
+					t.Errorf("%s: doorbells %x, want %x", when, got, want)
+				}
+			}
+			check("before the driver is ready")
+			qs := d.Start(0, 16)
+			check("served", qs...)
+			if n := qs[0].Do(qs[0].Out([]byte("ring")), qs[0].In(4)); n != 4 {
+				t.Errorf("%d bytes", n)
+			}
+			m.SetConfig(d.Slot, 4, 2, 4) // memory off, master on
+			check("without a BAR")
+			m.SetConfig(d.Slot, 0x20, 4, 0)
+			m.SetConfig(d.Slot, 0x24, 4, 3<<5)
+			m.SetConfig(d.Slot, 4, 2, 6)
+			d.Discover()
+			check("moved", qs[0].Again(), qs[1].Again())
+			d.Reset()
+			check("after a reset")
+		})
+	}
 }
 
 func TestConfigChange(t *testing.T) {

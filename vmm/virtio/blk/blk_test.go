@@ -116,6 +116,23 @@ func TestReadWrite(t *testing.T) {
 	}
 }
 
+// TestMultiQueue: what the driver is told of the queues (VIRTIO 1.2, section
+// 5.2.4), by the specification's own numbers.
+func TestMultiQueue(t *testing.T) {
+	for _, n := range []int{1, 2, 16} {
+		d := vt.Attach(vt.NewMachine(t, 16<<20, true), open(t, image(t, 1<<20), false, blk.Config{Queues: n}))
+		if mq := d.Offered()&(1<<12) != 0; mq != (n > 1) {
+			t.Errorf("%d queues: VIRTIO_BLK_F_MQ is %v", n, mq)
+		}
+		if got := binary.LittleEndian.Uint16(d.ReadConfig(34, 2)); int(got) != n {
+			t.Errorf("%d queues: num_queues is %d", n, got)
+		}
+		if got := d.Get(vt.NumQueues); int(got) != n {
+			t.Errorf("%d queues: the transport has %d", n, got)
+		}
+	}
+}
+
 func ranges(v ...uint64) []byte { // sector, count, flags
 	var b []byte
 	for i := 0; i < len(v); i += 3 {

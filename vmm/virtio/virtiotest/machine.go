@@ -118,6 +118,10 @@ func (m *Machine) configAddr(slot, off int) uint64 {
 
 // VM is the hypervisor's side, which remembers interrupts.
 type VM struct {
+	// Refuse, if not nil, says why there is no doorbell at addr for writes of
+	// size bytes. It is set before the first device starts.
+	Refuse func(addr uint64, size int) error
+
 	bells bool
 
 	mu     sync.Mutex
@@ -178,6 +182,18 @@ func (v *VM) Open() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.opened
+}
+
+// Bells are the doorbells that there are: the size of write that rings each, 0
+// for any, by address.
+func (v *VM) Bells() map[uint64]int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	all := map[uint64]int{}
+	for _, d := range v.open {
+		all[d.addr] = d.size
+	}
+	return all
 }
 
 // The methods of hv.VM.
@@ -275,6 +291,11 @@ type doorbell struct {
 func (v *VM) NewDoorbell(addr uint64, size int) (hv.Doorbell, error) {
 	if !v.bells {
 		return nil, errors.ErrUnsupported
+	}
+	if v.Refuse != nil {
+		if err := v.Refuse(addr, size); err != nil {
+			return nil, err
+		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

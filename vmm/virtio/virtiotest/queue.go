@@ -133,6 +133,9 @@ func (q *VirtQueue) SetAvail(idx uint16) {
 	q.must(q.D.M.Mem.StoreU16(q.Avail+2, idx))
 }
 
+// NotifyAddr is the address of the queue's notify register.
+func (q *VirtQueue) NotifyAddr() uint64 { return q.notify }
+
 // Kick notifies the device.
 func (q *VirtQueue) Kick() { q.D.M.Store(q.notify, 2, uint64(q.Index)) }
 

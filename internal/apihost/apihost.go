@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
-package api
+package apihost
 
 import (
 	"context"
@@ -10,12 +10,12 @@ import (
 	"github.com/skepvm/skep"
 )
 
-// backend is what the handlers use of a skep.Host, with machines named by
-// namespace and name, so that a handler's test needs no host.
-type backend interface {
+// Host is what the handlers use of a skep.Host, with machines named by namespace
+// and name.
+type Host interface {
 	Create(ctx context.Context, spec skep.MachineSpec) (skep.Status, error)
 	Status(namespace, name string) (skep.Status, error)
-	Do(ctx context.Context, namespace, name string, op func(context.Context, machine) error) error
+	Do(ctx context.Context, namespace, name string, op func(context.Context, Machine) error) error
 	List(namespace string) []skep.Status
 	Info(ctx context.Context) (skep.Info, error)
 	Images(ctx context.Context) ([]skep.Image, error)
@@ -25,8 +25,8 @@ type backend interface {
 	Watch(ctx context.Context, namespace string) iter.Seq[skep.Event]
 }
 
-// machine is what the handlers use of a skep.Machine.
-type machine interface {
+// Machine is what the handlers use of a skep.Machine.
+type Machine interface {
 	Status() skep.Status
 	Start(ctx context.Context) error
 	Stop(ctx context.Context, opts skep.StopOptions) error
@@ -45,9 +45,12 @@ type machine interface {
 	Clone(ctx context.Context, snapshot string, spec skep.MachineSpec) (*skep.Machine, error)
 }
 
-type hostBackend struct{ *skep.Host }
+// Of is a skep.Host as a Host.
+func Of(h *skep.Host) Host { return host{h} }
 
-func (h hostBackend) Create(ctx context.Context, spec skep.MachineSpec) (skep.Status, error) {
+type host struct{ *skep.Host }
+
+func (h host) Create(ctx context.Context, spec skep.MachineSpec) (skep.Status, error) {
 	m, err := h.Host.Create(ctx, spec)
 	if err != nil {
 		return skep.Status{}, err
@@ -55,7 +58,7 @@ func (h hostBackend) Create(ctx context.Context, spec skep.MachineSpec) (skep.St
 	return m.Status(), nil
 }
 
-func (h hostBackend) Status(namespace, name string) (skep.Status, error) {
+func (h host) Status(namespace, name string) (skep.Status, error) {
 	m, err := h.Get(namespace, name)
 	if err != nil {
 		return skep.Status{}, err
@@ -63,7 +66,7 @@ func (h hostBackend) Status(namespace, name string) (skep.Status, error) {
 	return m.Status(), nil
 }
 
-func (h hostBackend) Do(ctx context.Context, namespace, name string, op func(context.Context, machine) error) error {
+func (h host) Do(ctx context.Context, namespace, name string, op func(context.Context, Machine) error) error {
 	m, err := h.Get(namespace, name)
 	if err != nil {
 		return err
