@@ -119,6 +119,7 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 }
 
 func (g *fakeGuest) send(s string) error                   { g.cmds <- s; return nil }
+func (g *fakeGuest) Confine() error                        { return nil }
 func (g *fakeGuest) Pause(ctx context.Context) error       { return g.send("pause") }
 func (g *fakeGuest) Resume(ctx context.Context) error      { return g.send("resume") }
 func (g *fakeGuest) Reset(ctx context.Context) error       { return g.send("reset") }

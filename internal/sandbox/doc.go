@@ -6,8 +6,9 @@
 // On Linux: an empty file system, network, IPC and process namespace, a user of
 // its own, no capabilities, no new privileges, and a seccomp filter whose
 // allow-list is written down in seccomp_linux.go, in force on all threads. On
-// FreeBSD: capability mode (capsicum(4)), with rights limited on each
-// descriptor.
+// FreeBSD: capability mode (capsicum(4)), with rights, ioctls and fcntls limited
+// on each descriptor that was handed over. The hypervisor's are bound by who
+// opened them, before (vmm.Machine.Confine).
 //
 // It may be imported by internal/worker. It imports nothing of skep.
 package sandbox
@@ -31,5 +32,6 @@ const (
 	UseTap               // read and write frames
 	UseListen            // accept
 	UseLog               // write and truncate
-	UseLock              // hold
+	UseErr               // append to
+	UseHold              // hold
 )

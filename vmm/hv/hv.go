@@ -116,6 +116,13 @@ type VM interface {
 // valid. A VM without it is cleared page by page.
 type MemoryZeroer interface{ ZeroMemory() error }
 
+// Confiner is a VM or a Backend that can bind its process to the machines that it
+// has, for the day that the process is broken into. Memory is mapped. From then on
+// a VM's descriptors do no more than its methods need, its Close may leave it in
+// the kernel for whoever started the process to take out, and a Backend makes and
+// finds no machine. A Backend that is none is closed instead.
+type Confiner interface{ Confine() error }
+
 // MSI is one message-signalled interrupt source. Signal is cheap (one write to
 // an eventfd on KVM) and may be called from any goroutine.
 type MSI interface {

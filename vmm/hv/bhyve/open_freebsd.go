@@ -97,6 +97,24 @@ func loadModule() error {
 	return fmt.Errorf("%w: load vmm.ko: %w", hv.ErrUnavailable, err)
 }
 
+// confine leaves no right to /dev/vmmctl but to have it open. The sysctls of 14
+// cannot be written in capability mode.
+func (k *kernel) confine() error {
+	if k.ctl == nil {
+		return nil
+	}
+	return limitRights(k.ctl.Fd())
+}
+
+// limitRights is cap_rights_limit(2).
+func limitRights(fd uintptr, rights ...uint64) error {
+	r, err := unix.CapRightsInit(rights)
+	if err != nil {
+		return fmt.Errorf("capability rights: %w", err)
+	}
+	return os.NewSyscallError("cap_rights_limit", unix.CapRightsLimit(fd, r))
+}
+
 func (k *kernel) close() error {
 	if k.ctl == nil {
 		return nil
@@ -216,6 +234,14 @@ type fileMachine struct{ fileDevice }
 
 func (m fileMachine) mmap(offset int64, size int) ([]byte, error) {
 	return unix.Mmap(int(m.f.Fd()), offset, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// confine is capsicum(4)'s, and holds outside of capability mode as well.
+func (m fileMachine) confine(requests []uint32) error {
+	if err := limitRights(m.f.Fd(), unix.CAP_IOCTL); err != nil {
+		return err
+	}
+	return os.NewSyscallError("cap_ioctls_limit", limitIoctls(m.f.Fd(), requests))
 }
 
 func (m fileMachine) close() error { return m.f.Close() }
