@@ -67,8 +67,9 @@ func errnoOf2(nr, a uintptr) error {
 	return errnoOf(e)
 }
 
-// probe tries everything, and says of each how it was refused.
-func probe(say func(string)) {
+// probe tries everything, and says of each how it was refused. There are no rights
+// to a single descriptor.
+func probe(_ *os.File, say func(string)) {
 	for _, p := range probes {
 		say(fmt.Sprintf("probe %s: %v", p.name, p.try()))
 	}
