@@ -16,8 +16,12 @@ var (
 	ErrPermission = errors.New("no permission to use the hypervisor")
 	// ErrExists: a machine of that name exists already (bhyve names machines).
 	ErrExists = errors.New("virtual machine exists")
-	// ErrLimit: the host's limit of virtual machines, vCPUs or memory is reached.
+	// ErrLimit: the host's limit of virtual machines, of vCPUs, or of descriptors
+	// for them is reached. The wrapping text says which, and where it is set if it
+	// can be.
 	ErrLimit = errors.New("hypervisor limit reached")
+	// ErrNoMemory: the host has no memory for the machine.
+	ErrNoMemory = errors.New("no memory for a virtual machine")
 	// ErrClosed: the machine has been closed.
 	ErrClosed = errors.New("virtual machine closed")
 )

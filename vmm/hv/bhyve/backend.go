@@ -138,7 +138,7 @@ func explain(err error) error {
 	case errors.Is(err, syscall.ENXIO):
 		return fmt.Errorf("%w (the machine is gone from the kernel)", err)
 	case errors.Is(err, syscall.ENOMEM):
-		return fmt.Errorf("%w: %w", hv.ErrLimit, err)
+		return fmt.Errorf("%w: %w", hv.ErrNoMemory, err)
 	}
 	return err
 }
