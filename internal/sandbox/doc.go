@@ -12,6 +12,11 @@
 // own there, too: capability mode permits fork(2), and what forbids it is the limit
 // of that user's processes, which would not bind root.
 //
+// What a process that is broken into may use up is bounded by resource limits
+// (descriptors, core files, locked memory, on FreeBSD processes) and nothing else:
+// its memory and its threads are not. There is no control group or rctl(8) rule
+// for it; those of the service hold for all workers together.
+//
 // It may be imported by internal/worker. It imports nothing of skep.
 package sandbox
 
