@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 // fakeGuest obeys what is typed on its console.
 type fakeGuest struct {
 	env  worker.Env
+	disk *os.File
 	cmds chan string
 	kill chan struct{}
 	once sync.Once
@@ -73,7 +74,7 @@ func buildFake(cfg worker.Config, env worker.Env) (worker.Guest, error) {
 	if strings.Contains(cfg.Cmdline, "panics") {
 		panic("the fake guest panics")
 	}
-	g := &fakeGuest{env: env, cmds: make(chan string, 16), kill: make(chan struct{})}
+	g := &fakeGuest{env: env, disk: disk, cmds: make(chan string, 16), kill: make(chan struct{})}
 	g.in = &lineWriter{line: func(s string) {
 		fmt.Fprintf(env.Console, "got %s\n", s)
 		g.cmds <- s
@@ -110,7 +111,7 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 			case "resume":
 				g.env.Changed(ctl.Running, resets)
 			case "probe":
-				probe(func(s string) { fmt.Fprintln(g.env.Console, s) })
+				probe(g.disk, func(s string) { fmt.Fprintln(g.env.Console, s) })
 			case "die":
 				os.Exit(3)
 			}
@@ -119,6 +120,7 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 }
 
 func (g *fakeGuest) send(s string) error                   { g.cmds <- s; return nil }
+func (g *fakeGuest) Confine() error                        { return nil }
 func (g *fakeGuest) Pause(ctx context.Context) error       { return g.send("pause") }
 func (g *fakeGuest) Resume(ctx context.Context) error      { return g.send("resume") }
 func (g *fakeGuest) Reset(ctx context.Context) error       { return g.send("reset") }

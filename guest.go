@@ -175,6 +175,7 @@ func (g *guest) Run(ctx context.Context) ctl.Exit {
 	return e
 }
 
+func (g *guest) Confine() error                        { return g.m.Confine() }
 func (g *guest) Pause(ctx context.Context) error       { return g.m.Pause(ctx) }
 func (g *guest) Resume(ctx context.Context) error      { return g.m.Resume(ctx) }
 func (g *guest) Reset(ctx context.Context) error       { return g.m.Reset(ctx) }

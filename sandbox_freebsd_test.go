@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,32 +15,80 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes are what a guest that has broken out of its VMM would try next.
+// probes are what a guest that has broken out of its VMM would try next, with how
+// the kernel refuses.
 var probes = []struct {
 	name string
-	try  func() error
+	try  func(disk int) error
+	want syscall.Errno
 }{
-	{"open a file", func() error { _, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0); return err }},
-	{"make a file", func() error { _, err := unix.Open("/x", unix.O_CREAT|unix.O_WRONLY, 0o600); return err }},
-	{"connect", func() error {
+	{"open a file", func(int) error { _, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0); return err }, unix.ECAPMODE},
+	{"make a file", func(int) error { _, err := unix.Open("/x", unix.O_CREAT|unix.O_WRONLY, 0o600); return err }, unix.ECAPMODE},
+	{"open the hypervisor", func(int) error { _, err := unix.Open("/dev/vmmctl", unix.O_RDWR, 0); return err }, unix.ECAPMODE},
+	{"connect", func(int) error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
 		return unix.Connect(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 1}})
-	}},
-	{"start a program", func() error { return syscall.Exec("/bin/sh", []string{"sh"}, nil) }},
-	{"trace a process", func() error { return unix.PtraceAttach(1) }},
-	{"signal another", func() error { return unix.Kill(1, 0) }},
-	{"mount", func() error { return unix.Unmount("/tmp", 0) }},
-	{"become root", func() error { return unix.Chroot("/") }},
+	}, unix.ECAPMODE},
+	{"start a program", func(int) error { return syscall.Exec("/bin/sh", []string{"sh"}, nil) }, unix.ECAPMODE},
+	// Capability mode lets a process fork; its limit of processes does not.
+	{"start a process", func(int) error {
+		return child(unix.RawSyscall(unix.SYS_FORK, 0, 0, 0))
+	}, unix.EAGAIN},
+	{"start a process by pdfork", func(int) error { return pdfork() }, unix.EAGAIN},
+	{"raise the limit of processes", func(int) error {
+		return unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 10, Max: 10})
+	}, unix.EPERM},
+	{"trace a process", func(int) error { return unix.PtraceAttach(1) }, unix.ECAPMODE},
+	{"signal another", func(int) error { return unix.Kill(1, 0) }, unix.ECAPMODE},
+	{"mount", func(int) error { return unix.Unmount("/tmp", 0) }, unix.ECAPMODE},
+	{"become root", func(int) error { return unix.Setresuid(0, 0, 0) }, unix.EPERM},
+	{"leave the root", func(int) error { return unix.Chroot("/") }, unix.ECAPMODE},
+	// What the rights of a descriptor leave out.
+	{"cut the disk short", func(disk int) error { return unix.Ftruncate(disk, 0) }, unix.ENOTCAPABLE},
+	{"change the disk's mode", func(disk int) error { return unix.Fchmod(disk, 0o777) }, unix.ENOTCAPABLE},
+	{"map the disk", func(disk int) error {
+		_, err := unix.Mmap(disk, 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+		return err
+	}, unix.ENOTCAPABLE},
+	{"a request that no disk needs", func(disk int) error {
+		_, err := unix.IoctlGetInt(disk, fionread)
+		return err
+	}, unix.ENOTCAPABLE},
+	{"be signalled by the disk", func(disk int) error {
+		_, err := unix.FcntlInt(uintptr(disk), unix.F_SETOWN, 1)
+		return err
+	}, unix.ENOTCAPABLE},
+	{"read the log", func(int) error { _, err := unix.Read(2, make([]byte, 1)); return err }, unix.ENOTCAPABLE},
+	{"cut the log short", func(int) error { return unix.Ftruncate(2, 0) }, unix.ENOTCAPABLE},
 }
 
-func probe(say func(string)) {
+const fionread = 0x4004667f // FIONREAD of sys/filio.h
+
+// child is what fork answers; a child ends at once.
+func child(pid, _ uintptr, e syscall.Errno) error {
+	if e != 0 {
+		return e
+	}
+	if pid == 0 {
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+	return nil
+}
+
+// probe tries everything, and says of each how it was refused.
+func probe(disk *os.File, say func(string)) {
+	fd := int(disk.Fd())
 	for _, p := range probes {
-		err := p.try()
-		say(fmt.Sprintf("probe %s: %v", p.name, errors.Is(err, unix.ECAPMODE) || errors.Is(err, unix.EPERM)))
+		err := p.try(fd)
+		how := "refused"
+		if !errors.Is(err, p.want) {
+			how = fmt.Sprintf("%v, want %v", err, p.want)
+		}
+		say(fmt.Sprintf("probe %s: %s", p.name, how))
 	}
 	say("probed")
 }
@@ -60,8 +109,8 @@ func TestSandbox(t *testing.T) {
 		if !ok {
 			continue
 		}
-		if how != "true" {
-			t.Errorf("%s was not refused", what)
+		if how != "refused" {
+			t.Errorf("%s: %s", what, how)
 		}
 		refused++
 	}
@@ -74,7 +123,7 @@ func TestSandbox(t *testing.T) {
 }
 
 // checkConfined looks at a worker from outside: ki_cr_flags of kinfo_proc says
-// KI_CRF_CAPABILITY_MODE (sys/user.h).
+// KI_CRF_CAPABILITY_MODE, ki_uid whose it is (sys/user.h).
 func checkConfined(t *testing.T, pid int) {
 	t.Helper()
 	b, err := unix.SysctlRaw("kern.proc.pid", pid)
@@ -83,5 +132,60 @@ func checkConfined(t *testing.T, pid int) {
 	}
 	if flags := binary.NativeEndian.Uint32(b[588:]); flags&1 == 0 {
 		t.Errorf("the worker is not in capability mode: %#x", flags)
+	}
+	if uid := binary.NativeEndian.Uint32(b[168:]); uid == 0 && os.Geteuid() == 0 {
+		t.Error("the worker is root")
+	}
+	checkDescriptors(t, pid)
+}
+
+// Offsets in struct kinfo_file, its types, and bits of cap_rights_t (sys/user.h,
+// sys/capsicum.h).
+const (
+	kfType, kfFD, kfRights, kfPath = 4, 8, 344, 368
+
+	kfTypeVnode, kfTypeSocket = 1, 2
+
+	capBits   = 1<<57 - 1 // of one word, without its index
+	capFchmod = 0x2000    // of the first
+	capIoctl  = 0x80      // of the second
+)
+
+// checkDescriptors looks at the rights that a worker has to what it has open: to
+// nothing all, to its machine no more than ioctl(2), and none to /dev/vmmctl, by
+// which every machine of the host can be destroyed.
+func checkDescriptors(t *testing.T, pid int) {
+	t.Helper()
+	b, err := unix.SysctlRaw("kern.proc.filedesc", pid)
+	if err != nil {
+		t.Fatalf("descriptors of %d: %v", pid, err)
+	}
+	n := 0
+	for len(b) >= kfPath {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < kfPath || size > len(b) {
+			break // the end
+		}
+		e := b[:size]
+		b = b[size:]
+		fd, typ := int32(binary.NativeEndian.Uint32(e[kfFD:])), binary.NativeEndian.Uint32(e[kfType:])
+		if fd < 0 || typ != kfTypeVnode && typ != kfTypeSocket {
+			continue // its directories and program; the runtime's kqueue
+		}
+		n++
+		rights := [2]uint64{binary.NativeEndian.Uint64(e[kfRights:]) & capBits, binary.NativeEndian.Uint64(e[kfRights+8:]) & capBits}
+		path, _, _ := strings.Cut(string(e[kfPath:]), "\x00")
+		t.Logf("descriptor %d %s: rights %#x", fd, path, rights)
+		switch {
+		case rights[0]&capFchmod != 0:
+			t.Errorf("descriptor %d (%s) is not limited: %#x", fd, path, rights)
+		case strings.HasSuffix(path, "/vmmctl") && rights != [2]uint64{}:
+			t.Errorf("descriptor %d, %s, has rights %#x", fd, path, rights)
+		case strings.Contains(path, "/vmm/") && rights != [2]uint64{0, capIoctl}:
+			t.Errorf("descriptor %d, %s, has rights %#x", fd, path, rights)
+		}
+	}
+	if n < 5 {
+		t.Errorf("only %d descriptors were seen", n)
 	}
 }

@@ -46,6 +46,7 @@ type fakeVM struct {
 	resets  atomic.Int32
 	paused  atomic.Bool
 	closed  atomic.Int32
+	bound   atomic.Int32
 	mapErr  error
 	mapped  bool
 	maps    [][]byte
@@ -109,6 +110,7 @@ func (vm *fakeVM) Resume() error {
 	}
 	return vm.outside("Resume")
 }
+func (vm *fakeVM) Confine() error { vm.bound.Add(1); return vm.outside("Confine") }
 func (vm *fakeVM) Close() error {
 	if vm.closed.Add(1) == 1 {
 		for _, b := range vm.maps {

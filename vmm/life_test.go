@@ -375,6 +375,60 @@ func TestMethodsOutsideLife(t *testing.T) {
 	}
 }
 
+// ownBackend is one that New opened.
+type ownBackend struct {
+	*fakeBackend
+	closed int
+}
+
+func (b *ownBackend) Close() error { b.closed++; return nil }
+
+// boundBackend is one that can be confined.
+type boundBackend struct {
+	ownBackend
+	bound int
+}
+
+func (b *boundBackend) Confine() error { b.bound++; return nil }
+
+// Confined, a machine has no backend open any more, or a confined one, and runs
+// all the same; one that has begun to run is not confined.
+func TestConfine(t *testing.T) {
+	b := newBench(t, 1, nil)
+	bound := &boundBackend{}
+	b.m.backend = bound
+	if err := b.m.Confine(); err != nil || bound.bound != 1 || bound.closed != 0 {
+		t.Errorf("%v; backend confined %d times, closed %d times", err, bound.bound, bound.closed)
+	}
+	b.close()
+	if bound.closed != 1 {
+		t.Errorf("the backend was closed %d times", bound.closed)
+	}
+	b = newBench(t, 1, nil)
+	own := &ownBackend{}
+	b.m.backend = own
+	if err := b.m.Confine(); err != nil || b.vm.bound.Load() != 1 || own.closed != 1 {
+		t.Errorf("%v; confined %d times, backend closed %d times", err, b.vm.bound.Load(), own.closed)
+	}
+	b.run()
+	if err := b.m.Confine(); !errors.Is(err, ErrState) {
+		t.Error(err)
+	}
+	b.m.Kill()
+	<-b.ran
+	b.close()
+	if own.closed != 1 {
+		t.Errorf("the backend was closed %d times", own.closed)
+	}
+	b = newBench(t, 1, nil) // with a caller's backend, which complains when closed
+	what := "Confine"
+	b.vm.failing.Store(&what)
+	if err := b.m.Confine(); !errors.Is(err, errFake) || !strings.Contains(err.Error(), b.m.Name()) {
+		t.Errorf("a failure: %v", err)
+	}
+	b.close()
+}
+
 // TestContextEnds: Run's context ends the machine, and a waiting call too.
 func TestContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -231,6 +231,31 @@ func (m *Machine) ask(w want) {
 	}
 }
 
+// Confine gives up what only New needed of the hypervisor, so that a process that
+// is broken into has this machine and no way to another. Call it before Run, and
+// then shut the process in. On FreeBSD such a process cannot take the machine out
+// of the kernel: whoever started it calls RemoveLeftover when it has ended. A
+// backend that is the caller's stays open.
+func (m *Machine) Confine() error {
+	if s := m.State(); s != Created {
+		return fmt.Errorf("machine %q: confine: %w: %v", m.cfg.Name, ErrState, s)
+	}
+	var errs []error
+	if c, ok := m.vm.(hv.Confiner); ok {
+		errs = append(errs, c.Confine())
+	}
+	if c, ok := m.backend.(hv.Confiner); ok {
+		errs = append(errs, c.Confine())
+	} else if m.backend != nil {
+		errs = append(errs, m.backend.Close())
+		m.backend = nil
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("machine %q: confine: %w", m.cfg.Name, err)
+	}
+	return nil
+}
+
 // State tells where the machine is in its life.
 func (m *Machine) State() State { return State(m.state.Load()) }
 

@@ -6,15 +6,23 @@
 // On Linux: an empty file system, network, IPC and process namespace, a user of
 // its own, no capabilities, no new privileges, and a seccomp filter whose
 // allow-list is written down in seccomp_linux.go, in force on all threads. On
-// FreeBSD: capability mode (capsicum(4)), with rights limited on each
-// descriptor.
+// FreeBSD: capability mode (capsicum(4)), with rights, ioctls and fcntls limited
+// on each descriptor that was handed over. The hypervisor's are bound by who
+// opened them, before (vmm.Machine.Confine). The process becomes a user of its
+// own there, too: capability mode permits fork(2), and what forbids it is the limit
+// of that user's processes, which would not bind root.
+//
+// What a process that is broken into may use up is bounded by resource limits
+// (descriptors, core files, locked memory, on FreeBSD processes) and nothing else:
+// its memory and its threads are not. There is no control group or rctl(8) rule
+// for it; those of the service hold for all workers together.
 //
 // It may be imported by internal/worker. It imports nothing of skep.
 package sandbox
 
 // Options are what Enter needs to know.
 type Options struct {
-	// UID to become, also as the group; 0: stay who one is. Linux, root only.
+	// UID to become, also as the group; 0: stay who one is. Root only.
 	UID uint32
 	// Files are descriptors that were handed over, by what may be done with
 	// them from now on. FreeBSD only.
@@ -31,5 +39,6 @@ const (
 	UseTap               // read and write frames
 	UseListen            // accept
 	UseLog               // write and truncate
-	UseLock              // hold
+	UseErr               // append to
+	UseHold              // hold
 )

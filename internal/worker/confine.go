@@ -17,15 +17,21 @@ var uses = map[string]sandbox.Use{
 	FileTap:    sandbox.UseTap,
 	FileLog:    sandbox.UseLog,
 	FileExit:   sandbox.UseLog,
-	FileLock:   sandbox.UseLock,
+	FileLock:   sandbox.UseHold,
 }
 
 // confine shuts the worker in. The guest is built and has not run.
-func confine(cfg Config, l net.Listener) error {
+func confine(cfg Config, guest Guest, l net.Listener) error {
 	if !cfg.Sandbox {
 		return nil
 	}
-	o := sandbox.Options{UID: cfg.UID, Files: map[sandbox.Use][]uintptr{}}
+	if err := guest.Confine(); err != nil {
+		return err
+	}
+	o := sandbox.Options{UID: cfg.UID, Files: map[sandbox.Use][]uintptr{
+		sandbox.UseErr:  {2},
+		sandbox.UseHold: {0, 1}, // /dev/null
+	}}
 	for name, fd := range cfg.Files {
 		if use, ok := uses[name]; ok {
 			o.Files[use] = append(o.Files[use], uintptr(fd))

@@ -12,6 +12,8 @@ import (
 
 // Guest is a built guest. Its methods may be called from any goroutine.
 type Guest interface {
+	// Confine gives up, before the guest runs, what only building it needed.
+	Confine() error
 	// Run runs the guest once, until it ends or ctx does, and says why it ended.
 	Run(ctx context.Context) ctl.Exit
 	Pause(ctx context.Context) error

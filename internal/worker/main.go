@@ -90,7 +90,7 @@ func life(cfg Config, build Build, log *slog.Logger) (e ctl.Exit) {
 	sigs := make(chan os.Signal, 4)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	signal.Notify(sigs, syscall.SIGTERM)
-	if err := confine(cfg, l); err != nil {
+	if err := confine(cfg, guest, l); err != nil {
 		l.Close()
 		return fail("close the sandbox", err)
 	}

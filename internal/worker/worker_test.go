@@ -84,6 +84,7 @@ func (g *stubGuest) Pause(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+func (g *stubGuest) Confine() error                    { return nil }
 func (g *stubGuest) Resume(context.Context) error      { return g.err }
 func (g *stubGuest) Reset(context.Context) error       { return g.err }
 func (g *stubGuest) PowerButton(context.Context) error { return g.err }

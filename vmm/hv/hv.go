@@ -16,8 +16,12 @@ var (
 	ErrPermission = errors.New("no permission to use the hypervisor")
 	// ErrExists: a machine of that name exists already (bhyve names machines).
 	ErrExists = errors.New("virtual machine exists")
-	// ErrLimit: the host's limit of virtual machines, vCPUs or memory is reached.
+	// ErrLimit: the host's limit of virtual machines, of vCPUs, or of descriptors
+	// for them is reached. The wrapping text says which, and where it is set if it
+	// can be.
 	ErrLimit = errors.New("hypervisor limit reached")
+	// ErrNoMemory: the host has no memory for the machine.
+	ErrNoMemory = errors.New("no memory for a virtual machine")
 	// ErrClosed: the machine has been closed.
 	ErrClosed = errors.New("virtual machine closed")
 )
@@ -115,6 +119,13 @@ type VM interface {
 // pages are given back to the host). Every vCPU must be outside Run; maps stay
 // valid. A VM without it is cleared page by page.
 type MemoryZeroer interface{ ZeroMemory() error }
+
+// Confiner is a VM or a Backend that can bind its process to the machines that it
+// has, for the day that the process is broken into. Memory is mapped. From then on
+// a VM's descriptors do no more than its methods need, its Close may leave it in
+// the kernel for whoever started the process to take out, and a Backend makes and
+// finds no machine. A Backend that is none is closed instead.
+type Confiner interface{ Confine() error }
 
 // MSI is one message-signalled interrupt source. Signal is cheap (one write to
 // an eventfd on KVM) and may be called from any goroutine.

@@ -30,12 +30,26 @@ type Backend struct {
 	host host
 }
 
-var _ hv.Backend = (*Backend)(nil)
+var (
+	_ hv.Backend  = (*Backend)(nil)
+	_ hv.Confiner = (*Backend)(nil)
+)
 
 // Name is "bhyve".
 func (*Backend) Name() string { return "bhyve" }
 
-// Close closes the backend. Machines that are open stay.
+// Confine takes from this process the means to make, open and destroy a machine,
+// of which /dev/vmmctl has one for every machine of the host. It stays open,
+// because on FreeBSD 16 the machines that were made by it end with it.
+func (b *Backend) Confine() error {
+	if err := b.host.confine(); err != nil {
+		return fmt.Errorf("bhyve: confine: %w", err)
+	}
+	return nil
+}
+
+// Close closes the backend, after its machines: on FreeBSD 16 it ends those that
+// are open.
 func (b *Backend) Close() error { return b.host.close() }
 
 // Machines lists the machines in the kernel that this package made, by the names
@@ -125,7 +139,7 @@ func explain(err error) error {
 	case errors.Is(err, syscall.ENXIO):
 		return fmt.Errorf("%w (the machine is gone from the kernel)", err)
 	case errors.Is(err, syscall.ENOMEM):
-		return fmt.Errorf("%w: %w", hv.ErrLimit, err)
+		return fmt.Errorf("%w: %w", hv.ErrNoMemory, err)
 	}
 	return err
 }

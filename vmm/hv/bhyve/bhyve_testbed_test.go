@@ -98,7 +98,30 @@ type guest struct {
 
 const guestRAM = 4 << 20
 
+// newGuest makes a guest in a confined machine, as a worker has it: what the
+// limits leave out fails in every test.
 func newGuest(t *testing.T, vcpus int) *guest {
+	t.Helper()
+	g := freeGuest(t, vcpus)
+	confine(t, g.b, g.VM)
+	return g
+}
+
+// confine does it, and takes the machine away in the end.
+func confine(t *testing.T, b *Backend, vm *VM) {
+	t.Helper()
+	if err := vm.Confine(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(vm.Close(), b.Remove(vm.cfg.Name)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// freeGuest makes a guest in a machine that is not confined.
+func freeGuest(t *testing.T, vcpus int) *guest {
 	t.Helper()
 	b, err := Open()
 	if err != nil {
@@ -622,6 +645,7 @@ func TestROM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	confine(t, b, vm.(*VM))
 	// The reset vector: mov al, 'R'; out 0xe9, al; mov [cs:0], al; cli; hlt
 	copy(mem[1][romSize-16:], code(t, `b052 e6e9 2ea20000 fa f4 ebfd`))
 	mem[2][5] = 7 // high memory is there
@@ -659,7 +683,7 @@ func TestStats(t *testing.T) {
 func TestManyMachines(t *testing.T) {
 	before := openFiles(t)
 	for i := range 100 {
-		g := newGuest(t, 1)
+		g := freeGuest(t, 1)
 		g.load(0x1000, code(t, "e6e9 fa f4 ebfd"))
 		if e := g.runAll(t, &recorder{}, flat(0x1000)); e[0] != (hv.Halted{}) {
 			t.Fatalf("machine %d: %v", i, e[0])
@@ -694,6 +718,61 @@ func openFiles(t *testing.T) int {
 		}
 	}
 	return n
+}
+
+// A confined machine's descriptor makes and maps no memory, and shapes no machine.
+func TestConfine(t *testing.T) {
+	g := freeGuest(t, 1)
+	if err := g.Confine(); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"allocate memory":  call(g.dev, abi.VM_ALLOC_MEMSEG, &abi.Memseg{Segid: 1, Len: 1 << 20}),
+		"set the topology": call(g.dev, abi.VM_SET_TOPOLOGY, &abi.Topology{Sockets: 1, Cores: 1, Threads: 1}),
+		"read the clock":   call(g.dev, abi.VM_RTC_GETTIME, &abi.RTCTime{}),
+	} {
+		if !errors.Is(err, unix.ENOTCAPABLE) {
+			t.Errorf("%s: %v, want ENOTCAPABLE", what, err)
+		}
+	}
+	if _, err := g.dev.mmap(0, guestRAM); !errors.Is(err, unix.ENOTCAPABLE) {
+		t.Errorf("map memory: %v, want ENOTCAPABLE", err)
+	}
+	g.load(0x1000, code(t, "e6e9 fa f4 ebfd"))
+	r := &recorder{}
+	if e := g.runAll(t, r, flat(0x1000)); e[0] != (hv.Halted{}) || len(r.log) != 1 {
+		t.Errorf("%v; accesses %v", e[0], r)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	// The backend makes and destroys no machine, neither this nor another, which is
+	// left to who is not confined.
+	free, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	if err := g.b.Confine(); err != nil {
+		t.Fatal(err)
+	}
+	if g.b.host.(*kernel).ctl != nil { // on 14 it is capability mode that forbids it
+		if _, err := g.b.NewVM(hv.Config{Name: g.cfg.Name + "-2", VCPUs: 1}); !errors.Is(err, unix.ENOTCAPABLE) {
+			t.Errorf("another machine: %v, want ENOTCAPABLE", err)
+		}
+		if err := g.b.Remove(g.cfg.Name); !errors.Is(err, unix.ENOTCAPABLE) {
+			t.Errorf("remove the machine: %v, want ENOTCAPABLE", err)
+		}
+	}
+	if names, err := free.Machines(); err != nil || !slices.Contains(names, g.cfg.Name) {
+		t.Errorf("machines after its end: %q, %v", names, err)
+	}
+	if err := free.Remove(g.cfg.Name); err != nil {
+		t.Error(err)
+	}
+	if names, err := free.Machines(); err != nil || slices.Contains(names, g.cfg.Name) {
+		t.Errorf("machines after its removal: %q, %v", names, err)
+	}
 }
 
 func TestLimits(t *testing.T) {

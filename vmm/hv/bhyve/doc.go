@@ -5,9 +5,13 @@
 // it. bhyve(8) and libvmmapi are not used.
 //
 // Machines are named in the kernel and outlive the process that made them (until
-// FreeBSD 16, whose kernel can end them with their descriptor). Their names get
+// FreeBSD 16, whose kernel can end them with the vmmctl that made them). Their names get
 // the prefix Prefix, so that Backend.Machines and Backend.Remove find what a
 // crash left and never touch another's.
+//
+// VM.Confine and Backend.Confine bind the process to its machine before a guest
+// runs: the rights and requests of its descriptor are limited (capsicum(4)), and
+// /dev/vmmctl loses all rights.
 //
 // What the kernel does itself: local APICs, I/O APIC, 8259, 8254, HPET, PM timer
 // (port 0x408), RTC (0x70, 0x71), CPUID, HLT. Accesses to those never reach the

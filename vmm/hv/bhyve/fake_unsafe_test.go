@@ -3,6 +3,7 @@
 package bhyve
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,6 +13,9 @@ import (
 	"github.com/skepvm/skep/vmm/hv/bhyve/internal/abi"
 )
 
+// errNotCapable is FreeBSD's ENOTCAPABLE.
+var errNotCapable = errors.New("not capable")
+
 // fakeHost is a kernel in memory that holds machines by name.
 type fakeHost struct {
 	mu       sync.Mutex
@@ -20,6 +24,7 @@ type fakeHost struct {
 	fail     map[uint32]error                       // requests that fail
 	old      bool                                   // FreeBSD 14
 	max      int
+	confined bool
 }
 
 func newHost() *fakeHost {
@@ -39,6 +44,9 @@ func (h *fakeHost) create(name string) error {
 func (h *fakeHost) destroy(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.confined {
+		return errNotCapable
+	}
 	if h.machines[name] == nil {
 		return errNoMachine
 	}
@@ -71,7 +79,11 @@ func (h *fakeHost) names() (out []string, err error) {
 }
 
 func (h *fakeHost) maxVCPUs() int { return h.max }
-func (h *fakeHost) close() error  { return nil }
+func (h *fakeHost) confine() error {
+	h.confined = true
+	return nil
+}
+func (h *fakeHost) close() error { return nil }
 
 type fakeCPU struct {
 	regs          [abi.VM_REG_LAST]uint64
@@ -99,12 +111,20 @@ type fakeMachine struct {
 	restarts int
 	maps8    [][]byte
 	closed   int
+	allowed  []uint32 // once confined
 	// tables maps linear pages to physical ones; a page that is not there faults.
 	tables map[uint64]uint64
 }
 
 func (m *fakeMachine) close() error {
 	m.closed++
+	return nil
+}
+
+func (m *fakeMachine) confine(requests []uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.allowed = requests
 	return nil
 }
 
@@ -128,6 +148,9 @@ func (m *fakeMachine) cpu(id int32) *fakeCPU {
 func (m *fakeMachine) ioctl(req uint32, arg unsafe.Pointer) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.allowed != nil && !slices.Contains(m.allowed, req) {
+		return errNotCapable
+	}
 	if err := m.host.fail[req]; err != nil {
 		return err
 	}

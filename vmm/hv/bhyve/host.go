@@ -17,6 +17,8 @@ type host interface {
 	names() ([]string, error)
 	// maxVCPUs is the kernel's limit, or 0 if it does not tell.
 	maxVCPUs() int
+	// confine makes all of the above fail. Machines stay.
+	confine() error
 	close() error
 }
 
@@ -32,4 +34,6 @@ type mapper interface {
 type machine interface {
 	device
 	mapper
+	// confine leaves of what can be done with the descriptor the given requests.
+	confine(requests []uint32) error
 }

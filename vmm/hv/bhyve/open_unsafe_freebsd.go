@@ -19,6 +19,18 @@ func (d fileDevice) ioctl(req uint32, arg unsafe.Pointer) error {
 	return nil
 }
 
+// limitIoctls is cap_ioctls_limit(2).
+func limitIoctls(fd uintptr, requests []uint32) error {
+	cmds := make([]uint, len(requests)) // u_long
+	for i, r := range requests {
+		cmds[i] = uint(r)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_CAP_IOCTLS_LIMIT, fd, uintptr(unsafe.Pointer(unsafe.SliceData(cmds))), uintptr(len(cmds))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func withString(trap uintptr, s string) error {
 	p, err := unix.BytePtrFromString(s)
 	if err != nil {

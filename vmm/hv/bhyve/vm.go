@@ -27,6 +27,7 @@ type VM struct {
 	mem    []mapping // in the order of the regions
 	mapped bool
 	closed bool
+	bound  bool     // see Confine
 	lines  [24]bool // what SetIRQ was last told
 
 	// watch runs unstick a moment after a Kick.
@@ -187,7 +188,7 @@ func (vm *VM) Close() error {
 		return nil
 	}
 	vm.closed = true
-	mem := vm.mem
+	mem, bound := vm.mem, vm.bound
 	vm.mem = nil
 	vm.mu.Unlock()
 	vm.watch.Stop()
@@ -199,8 +200,10 @@ func (vm *VM) Close() error {
 	if err := vm.dev.close(); err != nil && !errors.Is(err, syscall.ENXIO) { // gone already
 		errs = append(errs, err)
 	}
-	if err := vm.host.destroy(vm.name); err != nil && !errors.Is(err, errNoMachine) {
-		errs = append(errs, err)
+	if !bound {
+		if err := vm.host.destroy(vm.name); err != nil && !errors.Is(err, errNoMachine) {
+			errs = append(errs, err)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("bhyve: close machine %q: %w", vm.cfg.Name, err)

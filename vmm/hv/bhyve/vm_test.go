@@ -442,8 +442,8 @@ func TestNothingIsLeftOfAMachineThatFails(t *testing.T) {
 	h := newHost()
 	vm, _ := newTestVM(t, h, 1)
 	h.fail[abi.VM_ALLOC_MEMSEG] = syscall.ENOMEM
-	if _, err := vm.MapMemory([]hv.Region{{Size: 1 << 20}}); !errors.Is(err, hv.ErrLimit) {
-		t.Errorf("no memory: %v, want ErrLimit", err)
+	if _, err := vm.MapMemory([]hv.Region{{Size: 1 << 20}}); !errors.Is(err, hv.ErrNoMemory) {
+		t.Errorf("no memory: %v, want ErrNoMemory", err)
 	}
 }
 

@@ -3,8 +3,12 @@
 package kvm
 
 import (
+	"errors"
+	"fmt"
 	"reflect"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skepvm/skep/vmm/hv"
 )
@@ -124,5 +128,15 @@ func TestRegisters(t *testing.T) {
 	}
 	if s.APICBase != 0xfee00900 || s.CR8 != 3 || s.InterruptBitmap != [4]uint64{} {
 		t.Error("what the state does not name has changed, or an interrupt is left")
+	}
+}
+
+// Memory and limits are told apart, and the errno stays.
+func TestErrnos(t *testing.T) {
+	for errno, want := range map[error]error{unix.ENOMEM: hv.ErrNoMemory, unix.EMFILE: hv.ErrLimit, unix.ENFILE: hv.ErrLimit, unix.EINVAL: nil} {
+		err := explain(fmt.Errorf("create machine: %w", errno))
+		if !errors.Is(err, errno) || errors.Is(err, hv.ErrNoMemory) != (want == hv.ErrNoMemory) || errors.Is(err, hv.ErrLimit) != (want == hv.ErrLimit) {
+			t.Errorf("%v: %v, want %v", errno, err, want)
+		}
 	}
 }

@@ -35,7 +35,7 @@ var (
 func (b *Backend) NewVM(cfg hv.Config) (_ hv.VM, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("kvm: new machine: %w", err)
+			err = fmt.Errorf("kvm: new machine: %w", explain(err))
 		}
 	}()
 	limit := b.cap(capMaxVCPUs)
@@ -47,10 +47,7 @@ func (b *Backend) NewVM(cfg hv.Config) (_ hv.VM, err error) {
 	}
 	fd, err := ioctl(b.fd, kvmCreateVM, 0)
 	if err != nil {
-		if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-			err = fmt.Errorf("%w: %w", hv.ErrLimit, err)
-		}
-		return nil, err
+		return nil, fmt.Errorf("create machine: %w", err)
 	}
 	unix.CloseOnExec(fd)
 	vm := &VM{fd: fd}
@@ -89,6 +86,17 @@ func (b *Backend) NewVM(cfg hv.Config) (_ hv.VM, err error) {
 	return vm, nil
 }
 
+// explain adds to an errno what it means for the machine.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w: %w", hv.ErrNoMemory, err)
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w: descriptors: %w", hv.ErrLimit, err)
+	}
+	return err
+}
+
 // MapMemory gives the machine its memory, each region as one slot.
 func (vm *VM) MapMemory(regions []hv.Region) (maps [][]byte, err error) {
 	if len(vm.maps) > 0 {
@@ -100,10 +108,7 @@ func (vm *VM) MapMemory(regions []hv.Region) (maps [][]byte, err error) {
 		}
 		p, n, b, err := mapAnonymous(r.Size)
 		if err != nil {
-			if errors.Is(err, unix.ENOMEM) {
-				err = fmt.Errorf("%w: %w", hv.ErrLimit, err)
-			}
-			return nil, fmt.Errorf("kvm: allocate guest memory %#x+%#x: %w", r.Base, r.Size, err)
+			return nil, fmt.Errorf("kvm: allocate guest memory %#x+%#x: %w", r.Base, r.Size, explain(err))
 		}
 		vm.maps = append(vm.maps, mapping{p, n})
 		// Both are hints: a kernel without large pages or core dumps is as good.
@@ -116,7 +121,7 @@ func (vm *VM) MapMemory(regions []hv.Region) (maps [][]byte, err error) {
 			vm.ram = append(vm.ram, b)
 		}
 		if _, err := ioctlPtr(vm.fd, kvmSetUserMemoryRegion, slot); err != nil {
-			return nil, fmt.Errorf("kvm: map guest memory %#x+%#x: %w", r.Base, r.Size, err)
+			return nil, fmt.Errorf("kvm: map guest memory %#x+%#x: %w", r.Base, r.Size, explain(err))
 		}
 		maps = append(maps, b)
 	}
