@@ -115,7 +115,7 @@ func linuxMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machine
 	}
 	m.arg("-kernel", host.Kernel, "-initrd", fmt.Sprintf("/dev/fd/%d", m.fd(initrd)))
 	m.arg("-append", strings.Join([]string{
-		"console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable nokaslr",
+		"console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable nokaslr no_timer_check",
 		"skep.layers=" + strings.Join(layers, ","),
 		"skep.mounts=" + strings.Join(mounts, ","),
 		"skep.modules=" + strings.Join(modules, ","),
