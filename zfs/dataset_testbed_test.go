@@ -27,8 +27,9 @@ import (
 func TestRealRandom(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
-	root := testPool(t, h, 256*mib)
-	rnd := rand.New(rand.NewPCG(1, 2))
+	rnd := random(t)
+	cache := filepath.Join(filepath.Dir(files(t, 1, 0)[0]), "cache")
+	root := testPool(t, h, 256*mib, func(s *PoolSpec) { s.Props["cachefile"] = cache })
 	pick := func(opts ...Option) string {
 		var all []string
 		for d, err := range h.Descend(ctx, root, opts...) {
@@ -104,6 +105,9 @@ func TestRealRandom(t *testing.T) {
 	}
 	t.Log(did)
 	compareDatasets(t, h, root)
+	comparePool(t, h, root)
+	compareHistory(t, h, root)
+	compareOnDisk(t, h, root, cache)
 	// And the other way round.
 	if !oracle(t) {
 		return
@@ -116,6 +120,7 @@ func TestRealRandom(t *testing.T) {
 	tool(t, "zfs", "set", "special_small_blocks=16K", fs)
 	compareDatasets(t, h, fs)
 	compareDatasets(t, h, root+"/byclone")
+	compareHistory(t, h, root)
 }
 
 func TestRealSnapshots(t *testing.T) {

@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -356,3 +358,105 @@ func compareProperties(t *testing.T, d *Dataset, theirs map[string]string) {
 		t.Errorf("only %d properties of %s compared", compared, d.Name)
 	}
 }
+
+// compareHistory holds the history of a pool against zpool history, record by record.
+func compareHistory(t *testing.T, h *Handle, name string) {
+	t.Helper()
+	if err := h.Sync(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for range 5 { // what goes on by itself may be put down between the two
+		all, err := h.PoolHistory(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want = nil, nil
+		for _, r := range all {
+			got = append(got, historyLine(r))
+		}
+		if !oracle(t) {
+			if len(got) < 3 {
+				t.Errorf("history of %s: %q", name, got)
+			}
+			return
+		}
+		for _, l := range lines(tool(t, "zpool", "history", "-i", name)) {
+			if m := historyRule.FindStringSubmatch(l); m != nil { // the others are the lists of the record above
+				want = append(want, strings.TrimRight(m[1]+" "+m[2], " "))
+			}
+		}
+		if len(got) == len(want) {
+			break
+		}
+	}
+	for i := range max(len(got), len(want)) {
+		ours, theirs := "", ""
+		if i < len(got) {
+			ours = got[i]
+		}
+		if i < len(want) {
+			theirs = want[i]
+		}
+		if ours != theirs {
+			t.Errorf("history of %s, record %d of %d and %d:\nours  %s\nzpool %s", name, i, len(got), len(want), ours, theirs)
+			return
+		}
+	}
+	if len(got) < 3 {
+		t.Errorf("only %d records compared", len(got))
+	}
+}
+
+var historyRule = regexp.MustCompile(`^(\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d)(?: \(\d+ms\))? (.*)$`)
+
+// historyLine is a record as zpool history -i prints it.
+func historyLine(r HistoryRecord) string {
+	l := r.Time.Format("2006-01-02.15:04:05") + " "
+	switch what := r.Record.Str("internal_name"); {
+	case r.Command != "":
+		l += r.Command
+	case what != "":
+		txg, _ := r.Record.Uint("history txg")
+		l += fmt.Sprintf("[txg:%d] %s", txg, what)
+		if ds := r.Record.Str("dsname"); ds != "" {
+			id, _ := r.Record.Uint("dsid")
+			l += fmt.Sprintf(" %s (%d)", ds, id)
+		}
+		l += " " + r.Record.Str("history internal str")
+	default:
+		l += "ioctl " + r.Ioctl
+	}
+	return strings.TrimRight(l, " ")
+}
+
+// compareOnDisk holds the file systems, volumes and snapshots of a pool against
+// what zdb reads from its devices; its cache file tells zdb of them.
+func compareOnDisk(t *testing.T, h *Handle, name, cache string) {
+	t.Helper()
+	if err := h.Sync(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for d, err := range h.Descend(t.Context(), name, Filesystems, Volumes, Snapshots, With("objsetid")) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s [%s], ID %s, cr_txg %d", d.Name, map[bool]string{true: "ZVOL", false: "ZPL"}[d.head == Volume], d.Value("objsetid"), d.CreateTxg))
+	}
+	if !oracle(t) {
+		return
+	}
+	for _, l := range lines(tool(t, "zdb", "-U", cache, "-d", name)) {
+		if m := zdbRule.FindStringSubmatch(l); m != nil {
+			want = append(want, m[1])
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("on the devices of %s:\nours %s\nzdb  %s", name, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
+	}
+}
+
+var zdbRule = regexp.MustCompile(`^Dataset (\S+ \[(?:ZPL|ZVOL)\], ID \d+, cr_txg \d+), .* objects`)
