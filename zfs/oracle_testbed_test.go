@@ -217,6 +217,75 @@ func comparePool(t *testing.T, h *Handle, name string) {
 		t.Errorf("health %s, zpool %s", p.Health, got)
 	}
 	compareVdevs(t, p)
+	if !p.Scan.Active() { // or it moves on between the two
+		compareScan(t, p)
+	}
+}
+
+// compareScan holds the last scrub or resilver against zpool status; one that goes on must stand still meanwhile.
+func compareScan(t *testing.T, p *Pool) {
+	t.Helper()
+	if !oracle(t) {
+		return
+	}
+	out := tool(t, "zpool", "status", p.Name)
+	s := p.Scan
+	if s == nil {
+		if _, scan, ok := strings.Cut(out, "scan: "); ok && !strings.HasPrefix(scan, "none requested") {
+			t.Errorf("no scan of %s, zpool: %s", p.Name, out)
+		}
+		return
+	}
+	word, done := "scrub", "scrub repaired"
+	if s.Func == Resilver {
+		word, done = "resilver", "resilvered"
+	}
+	took := int(s.End.Sub(s.Start).Seconds())
+	var want []string
+	switch {
+	case s.State == ScanFinished:
+		want = []string{fmt.Sprintf("%s %s in %02d:%02d:%02d with %d errors on %s", done, niceBytes(s.Processed), took/3600, took/60%60, took%60, s.Errors,
+			s.End.Format(time.ANSIC))}
+	case s.State == ScanCanceled:
+		want = []string{word + " canceled on " + s.End.Format(time.ANSIC)}
+	case s.Paused:
+		want = []string{word + " paused since ", word + " started on " + s.Start.Format(time.ANSIC)}
+	default:
+		want = []string{word + " in progress since " + s.Start.Format(time.ANSIC)}
+	}
+	if s.Active() {
+		// "N scanned …, N issued …, N total" up to 2.1, "N / N scanned …, N / N issued" later.
+		m := scanRule.FindStringSubmatch(out)
+		if m == nil || m[1] != niceBytes(s.Examined) || m[2] != niceBytes(s.Issued) || !strings.Contains(out, niceBytes(s.ToExamine)) {
+			t.Errorf("scan of %s: %s scanned, %s issued of %s, zpool: %s", p.Name, niceBytes(s.Examined), niceBytes(s.Issued), niceBytes(s.ToExamine), out)
+		}
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("scan of %s: %q, zpool: %s", p.Name, w, out)
+		}
+	}
+}
+
+var scanRule = regexp.MustCompile(`\t(\S+)(?: / \S+)? scanned.*, (\S+)(?: / \S+)? issued`)
+
+// niceBytes is zfs_nicebytes: up to five characters.
+func niceBytes(n uint64) string {
+	unit, at := uint64(1), 0
+	for n/unit >= 1024 {
+		unit, at = unit*1024, at+1
+	}
+	const units = "BKMGTPE"
+	if n%unit == 0 {
+		return fmt.Sprint(n/unit) + units[at:at+1]
+	}
+	s := ""
+	for digits := 2; digits >= 0; digits-- {
+		if s = fmt.Sprintf("%.*f%c", digits, float64(n)/float64(unit), units[at]); len(s) <= 5 {
+			break
+		}
+	}
+	return s
 }
 
 // compareVdevs holds the tree against zpool status: name, state and error counters of every device, in order.

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -140,6 +141,12 @@ func TestRealStreams(t *testing.T) {
 			size, err := h.SendSize(ctx, p+tc.snap, tc.o)
 			if err != nil || size == 0 || size > 3*uint64(ours.Len())+mib {
 				t.Errorf("estimated %d of %d: %v", size, ours.Len(), err)
+			}
+			if oracle(t) {
+				out := tool(t, "zfs", append(append([]string{"send", "-nP"}, tc.args...), p+tc.snap)...)
+				if want := fmt.Sprintf("size\t%d", size); !strings.HasSuffix(out, want) {
+					t.Errorf("estimated %s, zfs send -nP %s", want, out)
+				}
 			}
 		})
 	}

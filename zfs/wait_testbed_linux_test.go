@@ -39,6 +39,11 @@ func TestRealWait(t *testing.T) {
 	if err := h.ScrubPool(ctx, p, Start); err != nil {
 		t.Fatal(err)
 	}
+	held, err := h.Pool(ctx, p)
+	if err != nil || !held.Scan.Active() || held.Scan.Paused || held.Scan.ToExamine == 0 || time.Since(held.Scan.Start) > time.Minute {
+		t.Errorf("%+v %v", held.Scan, err)
+	}
+	compareScan(t, held)
 	// Ended by the context, while the kernel sleeps.
 	wctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
@@ -66,6 +71,8 @@ func TestRealWait(t *testing.T) {
 	t.Log("the end was heard after", time.Since(start))
 	if st, err := h.Pool(ctx, p); err != nil || st.Scan.State != ScanFinished || statuses < 3 {
 		t.Error(st.Scan, statuses, err)
+	} else {
+		compareScan(t, st)
 	}
 	// Ended by the end of the pool.
 	holdScans(t, true)
