@@ -463,6 +463,26 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// What is made with a key is encrypted, unless its properties say how.
+func TestKeyEncrypts(t *testing.T) {
+	k, h := newKernel(t, "tank")
+	key := RawKey(make([]byte, 32))
+	for name, o := range map[string]struct {
+		o    VolumeOptions
+		want uint64
+	}{
+		"tank/on": {VolumeOptions{Size: 1 << 20, Key: key}, 1}, "tank/plain": {VolumeOptions{Size: 1 << 20}, 0},
+		"tank/gcm": {VolumeOptions{Size: 1 << 20, Key: key, Props: Props{"encryption": "aes-128-gcm"}}, 6},
+	} {
+		if err := h.CreateVolume(t.Context(), name, o.o); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := k.ds[name].props.Uint("encryption"); n != o.want {
+			t.Errorf("%s: encryption %d, want %d", name, n, o.want)
+		}
+	}
+}
+
 func TestKeyDoesNotShow(t *testing.T) {
 	for _, k := range []Key{RawKey(make([]byte, 32)), HexKey("secretsecret"), Passphrase("secretsecret"), nil} {
 		if s := fmt.Sprintf("%v %s", k, k); strings.Contains(s, "secret") {
