@@ -25,6 +25,15 @@ import (
 //	ROOT/machines/ID/old-N  a disk before a rollback that newer snapshots outlived
 //	ROOT/gone/ID            a machine that is being removed
 //
+// ROOT itself has no properties of the store's: it is mounted where its
+// mountpoint says, which it inherits or the operator has set, and must be one
+// (not none or legacy). There are no records of the host in it: the network,
+// the limits and the catalogue are Config's, and which names and addresses are
+// taken is known from the machines' records, so that a pool brings to another
+// host machines and warm images and nothing of the host that it was on.
+// ROOT/images, ROOT/machines and ROOT/gone have canmount=off and volmode=dev,
+// which the volumes below them inherit.
+//
 // A snapshot's name ends with the machine's ID because a clone that outlives
 // its origin takes the origin's snapshots over, beside its own.
 type zfsStore struct {

@@ -86,6 +86,9 @@ func (h *Handle) create(ctx context.Context, name string, kind Kind, typ int32, 
 	if err := key.apply(op, name, l, in); err != nil {
 		return err
 	}
+	if len(key) > 0 && !l.Has("encryption") {
+		nvlist.Set(l, "encryption", uint64(1)) // on
+	}
 	if l.Len() > 0 {
 		nvlist.Set(in, "props", l)
 	}

@@ -27,8 +27,9 @@ import (
 func TestRealRandom(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
-	root := testPool(t, h, 256*mib)
-	rnd := rand.New(rand.NewPCG(1, 2))
+	rnd := random(t)
+	cache := filepath.Join(filepath.Dir(files(t, 1, 0)[0]), "cache")
+	root := testPool(t, h, 256*mib, func(s *PoolSpec) { s.Props["cachefile"] = cache })
 	pick := func(opts ...Option) string {
 		var all []string
 		for d, err := range h.Descend(ctx, root, opts...) {
@@ -104,6 +105,9 @@ func TestRealRandom(t *testing.T) {
 	}
 	t.Log(did)
 	compareDatasets(t, h, root)
+	comparePool(t, h, root)
+	compareHistory(t, h, root)
+	compareOnDisk(t, h, root, cache)
 	// And the other way round.
 	if !oracle(t) {
 		return
@@ -116,6 +120,7 @@ func TestRealRandom(t *testing.T) {
 	tool(t, "zfs", "set", "special_small_blocks=16K", fs)
 	compareDatasets(t, h, fs)
 	compareDatasets(t, h, root+"/byclone")
+	compareHistory(t, h, root)
 }
 
 func TestRealSnapshots(t *testing.T) {
@@ -264,42 +269,65 @@ func TestRealInputRules(t *testing.T) {
 		name     string
 		good     nvlist.Value
 		optional bool
+		since    int // the minor version of OpenZFS 2 that brought it
 	}
-	list, flag, str := nvlist.Of(nvlist.New()), nvlist.Of(nvlist.Flag{}), nvlist.Of("x")
+	need := func(name string, good nvlist.Value) key { return key{name, good, false, 0} }
+	may := func(name string, good nvlist.Value) key { return key{name, good, true, 0} }
+	list, flag, str, yes := nvlist.Of(nvlist.New()), nvlist.Of(nvlist.Flag{}), nvlist.Of("x"), nvlist.Of(false)
 	num, i32 := nvlist.Of(uint64(0)), nvlist.Of(int32(0))
+	known := h.known()
+	// Keys of any name, as many as there are: none will do only where they are optional.
+	const anyName = "*"
 	for _, r := range []struct {
-		op   zcmd.Op
-		name string
-		keys []key
+		op    zcmd.Op
+		since int
+		name  string
+		keys  []key
 	}{
-		{zcmd.Create, p + "/new", []key{{"type", i32, false}, {"props", list, true}, {"hidden_args", list, true}}},
-		{zcmd.Clone, p + "/new", []key{{"origin", str, false}, {"props", list, true}, {"hidden_args", list, true}}},
-		{zcmd.Snapshot, p, []key{{"snaps", list, false}, {"props", list, true}}},
-		{zcmd.DestroySnaps, p, []key{{"snaps", list, false}, {"defer", flag, true}}},
-		{zcmd.Rollback, p + "/a", []key{{"target", nvlist.Of(p + "/a@x"), true}}},
-		{zcmd.Hold, p, []key{{"holds", list, false}, {"cleanup_fd", i32, true}}},
-		{zcmd.SpaceSnaps, p + "/a@x", []key{{"firstsnap", str, false}}},
-		{zcmd.SendNew, p + "/a@x", []key{{"fd", nvlist.Of(int32(-1)), false}, {"fromsnap", str, true}, {"largeblockok", flag, true}, {"embedok", flag, true},
-			{"compressok", flag, true}, {"rawok", flag, true}, {"resume_object", num, true}, {"resume_offset", num, true}}},
-		{zcmd.SendSpace, p + "/a@x", []key{{"from", str, true}, {"largeblockok", flag, true}, {"embedok", flag, true}, {"compressok", flag, true}}},
-		{zcmd.RecvNew, p, []key{{"snapname", nvlist.Of(p + "/r@x"), false}, {"begin_record", nvlist.Of(make([]byte, recordSize)), false},
-			{"input_fd", nvlist.Of(int32(-1)), false}, {"props", list, true}, {"localprops", list, true}, {"origin", str, true}, {"force", flag, true},
-			{"resumable", flag, true}, {"hidden_args", list, true}}},
-		{zcmd.PoolSync, p, []key{{"force", nvlist.Of(false), false}}},
-		{zcmd.ChannelProgram, p, []key{{"program", nvlist.Of("return 1"), false}, {"arg", list, false}, {"sync", nvlist.Of(false), true},
-			{"instrlimit", nvlist.Of(uint64(1000)), true}, {"memlimit", nvlist.Of(uint64(1 << 20)), true}}},
-		{zcmd.LoadKey, p + "/a", []key{{"hidden_args", list, false}, {"noop", flag, true}}},
-		{zcmd.ChangeKey, p + "/a", []key{{"crypt_cmd", num, true}, {"hidden_args", list, true}, {"props", list, true}}},
-		{zcmd.LogHistory, "", []key{{"message", str, false}}},
-		{zcmd.PoolInitialize, p, []key{{"initialize_command", num, false}, {"initialize_vdevs", list, false}}},
-		{zcmd.PoolTrim, p, []key{{"trim_command", num, false}, {"trim_vdevs", list, false}, {"trim_rate", num, true}, {"trim_secure", nvlist.Of(false), true}}},
-		{zcmd.Wait, p, []key{{"wait_activity", i32, false}, {"wait_tag", num, true}}},
-		{zcmd.PoolReopen, p, []key{{"scrub_restart", nvlist.Of(false), true}}},
-		{zcmd.PoolCheckpoint, p, nil},
-		{zcmd.PoolDiscardChk, p, nil},
-		{zcmd.GetHolds, p + "/a@x", nil},
-		{zcmd.UnloadKey, p + "/a", nil},
-		{zcmd.GetBookmarks, p + "/a", []key{}},
+		{zcmd.Create, 0, p + "/new", []key{need("type", i32), may("props", list), may("hidden_args", list)}},
+		{zcmd.Clone, 0, p + "/new", []key{need("origin", str), may("props", list), may("hidden_args", list)}},
+		{zcmd.Snapshot, 0, p, []key{need("snaps", list), may("props", list)}},
+		{zcmd.DestroySnaps, 0, p, []key{need("snaps", list), may("defer", flag)}},
+		{zcmd.Rollback, 0, p + "/a", []key{may("target", nvlist.Of(p+"/a@x"))}},
+		{zcmd.Bookmark, 0, p, []key{need(anyName, str)}},
+		{zcmd.GetBookmarks, 0, p + "/a", []key{may(anyName, flag)}},
+		{zcmd.GetBookmarkProp, 0, p + "/a#x", nil},
+		{zcmd.DestroyBookmark, 0, p, []key{need(anyName, flag)}},
+		{zcmd.Hold, 0, p, []key{need("holds", list), may("cleanup_fd", i32)}},
+		{zcmd.Release, 0, p, []key{need(anyName, list)}},
+		{zcmd.GetHolds, 0, p + "/a@x", nil},
+		{zcmd.SpaceSnaps, 0, p + "/a@x", []key{need("firstsnap", str)}},
+		{zcmd.SendNew, 0, p + "/a@x", []key{need("fd", nvlist.Of(int32(-1))), may("fromsnap", str), may("largeblockok", flag), may("embedok", flag),
+			may("compressok", flag), may("rawok", flag), may("savedok", flag), may("resume_object", num), may("resume_offset", num), may("redactbook", str)}},
+		{zcmd.SendSpace, 0, p + "/a@x", []key{may("from", str), may("fromsnap", str), may("largeblockok", flag), may("embedok", flag),
+			may("compressok", flag), may("rawok", flag), may("fd", i32), may("redactbook", str), may("resume_object", num), may("resume_offset", num),
+			may("bytes", num)}},
+		{zcmd.RecvNew, 0, p, []key{need("snapname", nvlist.Of(p+"/r@x")), need("begin_record", nvlist.Of(make([]byte, recordSize))),
+			need("input_fd", nvlist.Of(int32(-1))), may("props", list), may("localprops", list), may("origin", str), may("force", flag),
+			{"heal", flag, true, 2}, may("resumable", flag), may("cleanup_fd", i32), may("action_handle", num), may("hidden_args", list)}},
+		{zcmd.PoolSync, 0, p, []key{need("force", yes)}},
+		{zcmd.ChannelProgram, 0, p, []key{need("program", nvlist.Of("return 1")), need("arg", list), may("sync", yes),
+			may("instrlimit", nvlist.Of(uint64(1000))), may("memlimit", nvlist.Of(uint64(1<<20)))}},
+		{zcmd.LoadKey, 0, p + "/a", []key{need("hidden_args", list), may("noop", flag)}},
+		{zcmd.UnloadKey, 0, p + "/a", nil},
+		{zcmd.ChangeKey, 0, p + "/a", []key{may("crypt_cmd", num), may("hidden_args", list), may("props", list)}},
+		{zcmd.LogHistory, 0, "", []key{need("message", str)}},
+		{zcmd.PoolGetProps, 3, p, []key{may("get_props_names", nvlist.Of([]string{"x"}))}},
+		{zcmd.PoolScrub, 2, p, []key{need("scan_type", num), need("scan_command", num), {"scan_date_start", num, true, 4}, {"scan_date_end", num, true, 4}}},
+		{zcmd.PoolInitialize, 0, p, []key{need("initialize_command", num), need("initialize_vdevs", list)}},
+		{zcmd.PoolTrim, 0, p, []key{need("trim_command", num), need("trim_vdevs", list), may("trim_rate", num), may("trim_secure", yes)}},
+		{zcmd.Wait, 0, p, []key{need("wait_activity", i32), may("wait_tag", num)}},
+		{zcmd.WaitFS, 0, p + "/a", []key{need("wait_activity", i32)}},
+		{zcmd.PoolReopen, 0, p, []key{may("scrub_restart", yes)}},
+		{zcmd.PoolCheckpoint, 0, p, nil},
+		{zcmd.PoolDiscardChk, 0, p, nil},
+		// What this package does not use.
+		{0x4c, 0, p + "/a", nil}, // remap
+		{0x51, 0, p + "/a@x", []key{need("bookname", str), need("snapnv", list)}},                        // redact
+		{0x55, 2, p, []key{need("vdevprops_get_vdev", num), may("vdevprops_get_props", list)}},           // get properties of a device
+		{0x56, 2, p, []key{need("vdevprops_set_vdev", num), need("vdevprops_set_props", list)}},          // set them
+		{0x58, 3, p, []key{need("prefetch_type", i32)}},                                                  // prefetch
+		{0x59, 3, p, []key{need("ddt_prune_unit", i32), need("ddt_prune_amount", nvlist.Of(uint64(1)))}}, // prune the deduplication table
 	} {
 		send := func(l *nvlist.List) error {
 			req := h.dev.Request(r.name)
@@ -324,25 +352,39 @@ func TestRealInputRules(t *testing.T) {
 				t.Errorf("%#x, %s: %v, want %v", uint32(r.op), what, err, want)
 			}
 		}
-		for _, k := range r.keys {
-			if !k.optional {
-				check(k.name+" missing", all(k.name), errArgRequired)
+		if !known.AtLeast(2, r.since) {
+			if r.op != zcmd.PoolGetProps { // of the old style before
+				check("a request of a later version", all(""), errCmdUnavail)
 			}
+			continue
+		}
+		unknown := errArgUnavail
+		for _, k := range r.keys {
 			l := all(k.name)
-			wrong := nvlist.Of([]string{"wrong"})
+			if !known.AtLeast(2, k.since) {
+				l.Set(k.name, k.good)
+				check(k.name+", of a later version", l, errArgUnavail)
+				continue
+			}
+			if !k.optional {
+				check(k.name+" missing", l, errArgRequired)
+			}
+			if k.name == anyName {
+				unknown = errArgBadType // any name will do, of one type
+			}
 			if r.op == zcmd.ChannelProgram && k.name == "arg" {
 				continue // of any type
+			}
+			wrong := nvlist.Of([]string{"wrong"})
+			if k.name == "get_props_names" {
+				wrong = str
 			}
 			l.Set(k.name, wrong)
 			check(k.name+" of a wrong type", l, errArgBadType)
 		}
 		l := all("")
 		nvlist.Set(l, "nonsense", uint64(1))
-		want := errArgUnavail
-		if r.op == zcmd.GetBookmarks {
-			want = errArgBadType // any name will do, as a flag
-		}
-		check("an unknown key", l, want)
+		check("an unknown key", l, unknown)
 	}
 	if err := h.dev.Request("").DoOnce(ctx, zcmd.Op(0x7e)); !errors.Is(err, syscall.Errno(errCmdUnavail)) {
 		t.Errorf("an unknown request: %v", err)

@@ -8,10 +8,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -68,6 +72,20 @@ func toolErr(name string, args ...string) (string, error) {
 		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, stderr.String())
 	}
 	return strings.TrimSuffix(stdout.String(), "\n"), nil
+}
+
+// random is another sequence each time; SKEP_SEED repeats one.
+func random(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("SKEP_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("SKEP_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 func lines(s string) []string {
@@ -199,6 +217,75 @@ func comparePool(t *testing.T, h *Handle, name string) {
 		t.Errorf("health %s, zpool %s", p.Health, got)
 	}
 	compareVdevs(t, p)
+	if !p.Scan.Active() { // or it moves on between the two
+		compareScan(t, p)
+	}
+}
+
+// compareScan holds the last scrub or resilver against zpool status; one that goes on must stand still meanwhile.
+func compareScan(t *testing.T, p *Pool) {
+	t.Helper()
+	if !oracle(t) {
+		return
+	}
+	out := tool(t, "zpool", "status", p.Name)
+	s := p.Scan
+	if s == nil {
+		if _, scan, ok := strings.Cut(out, "scan: "); ok && !strings.HasPrefix(scan, "none requested") {
+			t.Errorf("no scan of %s, zpool: %s", p.Name, out)
+		}
+		return
+	}
+	word, done := "scrub", "scrub repaired"
+	if s.Func == Resilver {
+		word, done = "resilver", "resilvered"
+	}
+	took := int(s.End.Sub(s.Start).Seconds())
+	var want []string
+	switch {
+	case s.State == ScanFinished:
+		want = []string{fmt.Sprintf("%s %s in %02d:%02d:%02d with %d errors on %s", done, niceBytes(s.Processed), took/3600, took/60%60, took%60, s.Errors,
+			s.End.Format(time.ANSIC))}
+	case s.State == ScanCanceled:
+		want = []string{word + " canceled on " + s.End.Format(time.ANSIC)}
+	case s.Paused:
+		want = []string{word + " paused since ", word + " started on " + s.Start.Format(time.ANSIC)}
+	default:
+		want = []string{word + " in progress since " + s.Start.Format(time.ANSIC)}
+	}
+	if s.Active() {
+		// "N scanned …, N issued …, N total" up to 2.1, "N / N scanned …, N / N issued" later.
+		m := scanRule.FindStringSubmatch(out)
+		if m == nil || m[1] != niceBytes(s.Examined) || m[2] != niceBytes(s.Issued) || !strings.Contains(out, niceBytes(s.ToExamine)) {
+			t.Errorf("scan of %s: %s scanned, %s issued of %s, zpool: %s", p.Name, niceBytes(s.Examined), niceBytes(s.Issued), niceBytes(s.ToExamine), out)
+		}
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("scan of %s: %q, zpool: %s", p.Name, w, out)
+		}
+	}
+}
+
+var scanRule = regexp.MustCompile(`\t(\S+)(?: / \S+)? scanned.*, (\S+)(?: / \S+)? issued`)
+
+// niceBytes is zfs_nicebytes: up to five characters.
+func niceBytes(n uint64) string {
+	unit, at := uint64(1), 0
+	for n/unit >= 1024 {
+		unit, at = unit*1024, at+1
+	}
+	const units = "BKMGTPE"
+	if n%unit == 0 {
+		return fmt.Sprint(n/unit) + units[at:at+1]
+	}
+	s := ""
+	for digits := 2; digits >= 0; digits-- {
+		if s = fmt.Sprintf("%.*f%c", digits, float64(n)/float64(unit), units[at]); len(s) <= 5 {
+			break
+		}
+	}
+	return s
 }
 
 // compareVdevs holds the tree against zpool status: name, state and error counters of every device, in order.
@@ -340,3 +427,105 @@ func compareProperties(t *testing.T, d *Dataset, theirs map[string]string) {
 		t.Errorf("only %d properties of %s compared", compared, d.Name)
 	}
 }
+
+// compareHistory holds the history of a pool against zpool history, record by record.
+func compareHistory(t *testing.T, h *Handle, name string) {
+	t.Helper()
+	if err := h.Sync(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for range 5 { // what goes on by itself may be put down between the two
+		all, err := h.PoolHistory(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want = nil, nil
+		for _, r := range all {
+			got = append(got, historyLine(r))
+		}
+		if !oracle(t) {
+			if len(got) < 3 {
+				t.Errorf("history of %s: %q", name, got)
+			}
+			return
+		}
+		for _, l := range lines(tool(t, "zpool", "history", "-i", name)) {
+			if m := historyRule.FindStringSubmatch(l); m != nil { // the others are the lists of the record above
+				want = append(want, strings.TrimRight(m[1]+" "+m[2], " "))
+			}
+		}
+		if len(got) == len(want) {
+			break
+		}
+	}
+	for i := range max(len(got), len(want)) {
+		ours, theirs := "", ""
+		if i < len(got) {
+			ours = got[i]
+		}
+		if i < len(want) {
+			theirs = want[i]
+		}
+		if ours != theirs {
+			t.Errorf("history of %s, record %d of %d and %d:\nours  %s\nzpool %s", name, i, len(got), len(want), ours, theirs)
+			return
+		}
+	}
+	if len(got) < 3 {
+		t.Errorf("only %d records compared", len(got))
+	}
+}
+
+var historyRule = regexp.MustCompile(`^(\d{4}-\d\d-\d\d\.\d\d:\d\d:\d\d)(?: \(\d+ms\))? (.*)$`)
+
+// historyLine is a record as zpool history -i prints it.
+func historyLine(r HistoryRecord) string {
+	l := r.Time.Format("2006-01-02.15:04:05") + " "
+	switch what := r.Record.Str("internal_name"); {
+	case r.Command != "":
+		l += r.Command
+	case what != "":
+		txg, _ := r.Record.Uint("history txg")
+		l += fmt.Sprintf("[txg:%d] %s", txg, what)
+		if ds := r.Record.Str("dsname"); ds != "" {
+			id, _ := r.Record.Uint("dsid")
+			l += fmt.Sprintf(" %s (%d)", ds, id)
+		}
+		l += " " + r.Record.Str("history internal str")
+	default:
+		l += "ioctl " + r.Ioctl
+	}
+	return strings.TrimRight(l, " ")
+}
+
+// compareOnDisk holds the file systems, volumes and snapshots of a pool against
+// what zdb reads from its devices; its cache file tells zdb of them.
+func compareOnDisk(t *testing.T, h *Handle, name, cache string) {
+	t.Helper()
+	if err := h.Sync(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for d, err := range h.Descend(t.Context(), name, Filesystems, Volumes, Snapshots, With("objsetid")) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s [%s], ID %s, cr_txg %d", d.Name, map[bool]string{true: "ZVOL", false: "ZPL"}[d.head == Volume], d.Value("objsetid"), d.CreateTxg))
+	}
+	if !oracle(t) {
+		return
+	}
+	for _, l := range lines(tool(t, "zdb", "-U", cache, "-d", name)) {
+		if m := zdbRule.FindStringSubmatch(l); m != nil {
+			want = append(want, m[1])
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("on the devices of %s:\nours %s\nzdb  %s", name, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
+	}
+}
+
+var zdbRule = regexp.MustCompile(`^Dataset (\S+ \[(?:ZPL|ZVOL)\], ID \d+, cr_txg \d+), .* objects`)

@@ -8,7 +8,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +142,12 @@ func TestRealStreams(t *testing.T) {
 			if err != nil || size == 0 || size > 3*uint64(ours.Len())+mib {
 				t.Errorf("estimated %d of %d: %v", size, ours.Len(), err)
 			}
+			if oracle(t) {
+				out := tool(t, "zfs", append(append([]string{"send", "-nP"}, tc.args...), p+tc.snap)...)
+				if want := fmt.Sprintf("size\t%d", size); !strings.HasSuffix(out, want) {
+					t.Errorf("estimated %s, zfs send -nP %s", want, out)
+				}
+			}
 		})
 	}
 	var full, inc bytes.Buffer
@@ -230,79 +239,153 @@ func TestRealRawEncrypted(t *testing.T) {
 	}
 }
 
+// cuts are places to cut a stream of n bytes at: within its first record and
+// after it, in what follows, all over the data, and in its last record.
+func cuts(rnd *rand.Rand, n int) []int {
+	const spread = 7
+	at := []int{0, 1 + rnd.IntN(recordSize-1), recordSize, recordSize + 1 + rnd.IntN(recordSize), n - recordSize, n - 1}
+	for i := range spread {
+		at = append(at, max(2*recordSize, n*i/spread)+1+rnd.IntN(n/spread-3*recordSize))
+	}
+	return at
+}
+
+// sameFiles holds the files of two directories against each other.
+func sameFiles(t *testing.T, a, b string) {
+	t.Helper()
+	read := func(dir string) map[string]string {
+		all := map[string]string{}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[e.Name()] = string(data)
+		}
+		return all
+	}
+	if fa, fb := read(a), read(b); len(fa) == 0 || !maps.Equal(fa, fb) {
+		t.Errorf("%s and %s differ (%d and %d files)", a, b, len(fa), len(fb))
+	}
+}
+
 // A receive that is cut anywhere leaves a clean state, or with Resumable one to go on from.
 func TestRealCut(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
+	rnd := random(t)
 	p, q := streamPool(t, h), testPool(t, h, 512*mib)
-	var stream bytes.Buffer
-	if err := h.Send(ctx, &stream, p+"/fs@b", SendOptions{LargeBlocks: true}); err != nil {
-		t.Fatal(err)
-	}
-	b := stream.Bytes()
-	for i := range 24 {
-		at := i * 13
-		if i > 12 {
-			at = len(b) - 1 - (24-i)*len(b)/14
-		}
-		_, err := h.Receive(ctx, bytes.NewReader(b[:at]), q+"/clean", ReceiveOptions{})
-		if err == nil {
-			t.Fatalf("cut at %d of %d was received", at, len(b))
-		}
-		if ok, err := h.Exists(ctx, q+"/clean"); ok || err != nil {
-			t.Errorf("cut at %d leaves a dataset: %v", at, err)
-		}
-		_, err = h.Receive(ctx, bytes.NewReader(b[:at]), q+"/resume", ReceiveOptions{Resumable: true, Props: Props{"mountpoint": "none"}})
-		if err == nil {
-			t.Fatalf("cut at %d of %d was received", at, len(b))
-		}
-		d, err := h.Get(ctx, q+"/resume")
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
+	at := "/var/tmp/mnt-" + q + "-at"
+	t.Cleanup(func() { _ = os.Remove(at) })
+	must := func(err error) {
+		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		token := d.Value("receive_resume_token")
-		tok, err := ParseResumeToken(token)
-		if err != nil {
-			t.Fatal(token, err)
-		}
-		if again, err := ParseResumeToken(tok.String()); err != nil || again.Object != tok.Object || again.Bytes != tok.Bytes || !again.Rest.Equal(tok.Rest) {
-			t.Errorf("%+v %+v %v", tok, again, err)
-		}
-		if oracle(t) {
-			if out := tool(t, "zfs", "send", "-nvt", tok.String()); !strings.Contains(out, "toname = "+tok.ToName) {
-				t.Error(out)
+	}
+	for _, tc := range []struct{ what, from string }{{"full", ""}, {"incremental", "@a"}} {
+		t.Run(tc.what, func(t *testing.T) {
+			var stream bytes.Buffer
+			must(h.Send(ctx, &stream, p+"/fs@b", SendOptions{From: tc.from, LargeBlocks: true}))
+			b, target := stream.Bytes(), q+"/"+tc.what
+			o := ReceiveOptions{Props: Props{"mountpoint": "none"}}
+			if tc.from != "" {
+				_, err := h.Copy(ctx, p+"/fs"+tc.from, target, SendOptions{LargeBlocks: true}, o)
+				must(err)
+				o.Props = nil
 			}
-		}
-		if i%2 == 0 {
-			if err := h.AbortReceive(ctx, q+"/resume"); err != nil {
-				t.Fatalf("cut at %d: %v", at, err)
+			// clean holds the target against what it was before any receive.
+			clean := func(n int) {
+				t.Helper()
+				d, err := h.Get(ctx, target)
+				if tc.from == "" {
+					if !errors.Is(err, ErrNotFound) {
+						t.Fatalf("cut at %d of %d leaves a dataset: %v", n, len(b), err)
+					}
+					return
+				}
+				must(err)
+				list := ""
+				for s, err := range h.Snapshots(ctx, target) {
+					must(err)
+					list += strings.TrimPrefix(s.Name, target)
+				}
+				if token := d.Value("receive_resume_token"); list != tc.from || token != "" {
+					t.Fatalf("cut at %d of %d leaves snapshots %s, token %q", n, len(b), list, token)
+				}
 			}
-		} else {
-			var rest bytes.Buffer
-			if err := h.Send(ctx, &rest, "", SendOptions{Resume: tok}); err != nil {
-				t.Fatal(err)
+			cut := func(n int, o ReceiveOptions) {
+				t.Helper()
+				if _, err := h.Receive(ctx, bytes.NewReader(b[:n]), target, o); err == nil {
+					t.Fatalf("cut at %d of %d was received", n, len(b))
+				}
 			}
-			if _, err := h.Receive(ctx, &rest, q+"/resume", ReceiveOptions{Resumable: true}); err != nil {
-				t.Fatalf("cut at %d, resumed with %d bytes: %v", at, rest.Len(), err)
+			resumed, aborted := 0, 0
+			for _, n := range cuts(rnd, len(b)) {
+				cut(n, o)
+				clean(n)
+				resumable := o
+				resumable.Resumable = true
+				cut(n, resumable)
+				d, err := h.Get(ctx, target)
+				if errors.Is(err, ErrNotFound) || err == nil && d.Value("receive_resume_token") == "" {
+					clean(n)
+					continue
+				}
+				must(err)
+				tok, err := ParseResumeToken(d.Value("receive_resume_token"))
+				must(err)
+				if again, err := ParseResumeToken(tok.String()); err != nil || again.Object != tok.Object || again.Bytes != tok.Bytes || !again.Rest.Equal(tok.Rest) {
+					t.Errorf("%+v %+v %v", tok, again, err)
+				}
+				if oracle(t) {
+					if out := tool(t, "zfs", "send", "-nvt", tok.String()); !strings.Contains(out, "toname = "+tok.ToName) {
+						t.Error(out)
+					}
+				}
+				if aborted < resumed {
+					aborted++
+					if err := h.AbortReceive(ctx, target); err != nil {
+						t.Fatalf("cut at %d: %v", n, err)
+					}
+					clean(n)
+					continue
+				}
+				resumed++
+				var rest bytes.Buffer
+				must(h.Send(ctx, &rest, "", SendOptions{Resume: tok}))
+				if _, err := h.Receive(ctx, &rest, target, ReceiveOptions{Resumable: true}); err != nil {
+					t.Fatalf("cut at %d, resumed with %d bytes: %v", n, rest.Len(), err)
+				}
+				if guid(t, h, target+"@b") != guid(t, h, p+"/fs@b") {
+					t.Error("another snapshot")
+				}
+				must(h.Mount(ctx, target, MountOptions{At: at, ReadOnly: true}))
+				sameFiles(t, "/var/tmp/mnt-"+p+"/fs", at)
+				must(h.Unmount(ctx, target, false))
+				if tc.from == "" {
+					must(h.Destroy(ctx, target, DestroyOptions{Recursive: true}))
+				} else {
+					must(h.Rollback(ctx, target+tc.from, true))
+				}
+				clean(n)
 			}
-			if guid(t, h, q+"/resume@b") != guid(t, h, p+"/fs@b") {
-				t.Error("another snapshot")
+			t.Logf("of %d bytes: %d resumed, %d given up", len(b), resumed, aborted)
+			if resumed < 3 || aborted < 3 {
+				t.Error("too few cuts left something to go on from")
 			}
-			if err := h.Destroy(ctx, q+"/resume", DestroyOptions{Recursive: true}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if ok, _ := h.Exists(ctx, q+"/resume"); ok {
-			t.Fatal("it is still there")
-		}
+		})
 	}
 	// Every bit that is bent is seen by the kernel or by the parser before it.
+	var stream bytes.Buffer
+	must(h.Send(ctx, &stream, p+"/fs@b", SendOptions{LargeBlocks: true}))
 	for i := range 8 {
-		c := bytes.Clone(b)
-		c[recordSize+(i+1)*len(b)/10] ^= 1
+		c := bytes.Clone(stream.Bytes())
+		c[recordSize+(i+1)*len(c)/10] ^= 1
 		if _, err := h.Receive(ctx, bytes.NewReader(c), q+"/bent", ReceiveOptions{}); err == nil {
 			t.Errorf("a bent stream was received (%d)", i)
 		}

@@ -362,7 +362,7 @@ func TestDestroyPlanAny(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	k, h := newKernel(t, "tank", "tank/a", "tank/a@x")
+	k, h := newKernel(t, "tank", "tank/a", "tank/a@x", "tank/bare")
 	ctx := t.Context()
 	for _, tc := range []struct {
 		errno syscall.Errno
@@ -376,7 +376,9 @@ func TestErrors(t *testing.T) {
 		{syscall.EDQUOT, zcmd.Create, func() error { return h.CreateFilesystem(ctx, "tank/b", nil) }, ErrQuota},
 		{syscall.EROFS, zcmd.Create, func() error { return h.CreateFilesystem(ctx, "tank/b", nil) }, ErrReadOnly},
 		{syscall.EACCES, zcmd.Create, func() error { return h.CreateFilesystem(ctx, "tank/b", nil) }, ErrKeyNotLoaded},
-		{syscall.EBUSY, zcmd.Destroy, func() error { return h.Destroy(ctx, "tank/a@x", DestroyOptions{}) }, nil},
+		{syscall.EBUSY, zcmd.Destroy, func() error { return h.Destroy(ctx, "tank/bare", DestroyOptions{}) }, ErrBusy},
+		{syscall.EEXIST, zcmd.Destroy, func() error { return h.Destroy(ctx, "tank/bare", DestroyOptions{}) }, ErrHasChildren},
+		{syscall.EBUSY, zcmd.DestroySnaps, func() error { return h.Destroy(ctx, "tank/a@x", DestroyOptions{}) }, ErrHeld},
 		{syscall.EBUSY, zcmd.DestroySnaps, func() error { return h.DestroySnapshots(ctx, []string{"tank/a@x"}, false) }, ErrHeld},
 		{syscall.EEXIST, zcmd.Rollback, func() error { return h.Rollback(ctx, "tank/a@x", false) }, ErrNotNewest},
 		{syscall.ENXIO, zcmd.ObjsetStatsOp, func() error { _, err := h.Get(ctx, "tank"); return err }, ErrUnavailable},
@@ -395,9 +397,6 @@ func TestErrors(t *testing.T) {
 			return 0
 		}
 		err := tc.do()
-		if tc.want == nil {
-			continue
-		}
 		var e *Error
 		if !errors.Is(err, tc.want) || !errors.As(err, &e) || e.Name == "" || e.Op == "" {
 			t.Errorf("%v on %#x: %v, want %v", tc.errno, tc.op, err, tc.want)
@@ -461,6 +460,26 @@ func TestVersion(t *testing.T) {
 	}
 	if _, err := parseVersion("what"); err == nil {
 		t.Error("nonsense was taken")
+	}
+}
+
+// What is made with a key is encrypted, unless its properties say how.
+func TestKeyEncrypts(t *testing.T) {
+	k, h := newKernel(t, "tank")
+	key := RawKey(make([]byte, 32))
+	for name, o := range map[string]struct {
+		o    VolumeOptions
+		want uint64
+	}{
+		"tank/on": {VolumeOptions{Size: 1 << 20, Key: key}, 1}, "tank/plain": {VolumeOptions{Size: 1 << 20}, 0},
+		"tank/gcm": {VolumeOptions{Size: 1 << 20, Key: key, Props: Props{"encryption": "aes-128-gcm"}}, 6},
+	} {
+		if err := h.CreateVolume(t.Context(), name, o.o); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := k.ds[name].props.Uint("encryption"); n != o.want {
+			t.Errorf("%s: encryption %d, want %d", name, n, o.want)
+		}
 	}
 }
 
