@@ -634,7 +634,7 @@ func TestROM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
+	t.Cleanup(func() { b.Close() }) // after confine has removed the machine
 	vm, err := b.NewVM(hv.Config{VCPUs: 1})
 	if err != nil {
 		t.Fatal(err)
