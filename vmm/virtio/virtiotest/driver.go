@@ -5,6 +5,7 @@ package virtiotest
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ type Driver struct {
 
 	// What the driver asked for since Attach: how often it let the device run,
 	// and how many entries of available rings it published.
-	Starts, Entries uint64
+	Starts, Entries atomic.Uint64
 }
 
 // Attach puts dev behind the PCI transport into m, starts it, and finds it as a
@@ -207,7 +208,7 @@ func (d *Driver) vector(n int) *Interrupt {
 
 // DriverOK lets the device run.
 func (d *Driver) DriverOK() {
-	d.Starts++
+	d.Starts.Add(1)
 	d.Set(DeviceStatus, d.Get(DeviceStatus)|virtio.StatusDriverOK)
 }
 

@@ -311,12 +311,12 @@ func (s Subject) attach(t testing.TB, memory uint64, bells bool) (*Driver, func(
 func (s Subject) measured(d *Driver, f func()) (work uint64) {
 	d.M.TB.Helper()
 	var before, after runtime.MemStats
-	starts, entries, done := d.Starts, d.Entries, s.Work.Load()
+	starts, entries, done := d.Starts.Load(), d.Entries.Load(), s.Work.Load()
 	runtime.ReadMemStats(&before)
 	f()
 	d.Reset() // waits for what is in flight
 	runtime.ReadMemStats(&after)
-	starts, entries, work = d.Starts-starts, d.Entries-entries, s.Work.Load()-done
+	starts, entries, work = d.Starts.Load()-starts, d.Entries.Load()-entries, s.Work.Load()-done
 	n, limit := after.TotalAlloc-before.TotalAlloc, s.Budget+starts*startBudget+entries*entryBudget
 	if n > limit {
 		d.M.TB.Errorf("%d bytes allocated for %d starts and %d entries, budget %d", n, starts, entries, limit)
@@ -342,7 +342,7 @@ func (s Subject) attack(t *testing.T, a attack) {
 	d, stir := s.attach(t, 96<<20, true)
 	for i := range int(d.Get(NumQueues)) {
 		q := d.Start(a.features, 0)[i]
-		entries := d.Entries
+		entries := d.Entries.Load()
 		work := s.measured(d, func() {
 			a.do(q)
 			stir()
@@ -359,8 +359,8 @@ func (s Subject) attack(t *testing.T, a attack) {
 		if a.broken && work != 0 {
 			t.Errorf("queue %d: %d bytes of work for a chain that breaks the rules", i, work)
 		}
-		if used := uint64(q.UsedIdx()); used > d.Entries-entries {
-			t.Errorf("queue %d: %d chains came back of %d", i, used, d.Entries-entries)
+		if used := uint64(q.UsedIdx()); used > d.Entries.Load()-entries {
+			t.Errorf("queue %d: %d chains came back of %d", i, used, d.Entries.Load()-entries)
 		}
 	}
 	s.again(d)

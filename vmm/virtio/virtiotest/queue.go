@@ -123,7 +123,7 @@ func (q *VirtQueue) In(n int) VirtqDesc {
 func (q *VirtQueue) Publish(head uint16) {
 	q.must(q.D.M.Mem.StoreU16(q.Avail+4+2*uint64(q.avail%uint16(q.Size)), head))
 	q.avail++
-	q.D.Entries++
+	q.D.Entries.Add(1)
 	q.must(q.D.M.Mem.StoreU16(q.Avail+2, q.avail))
 }
 
