@@ -163,7 +163,8 @@ func (h *Handle) UnloadKey(ctx context.Context, name string) error {
 	}
 	_, err := h.call(ctx, op, zcmd.UnloadKey, name, nil)
 	if isKind(err, ErrKeyNotLoaded) {
-		return hint(err, ErrKeyNotLoaded, "")
+		// EACCES, whether there is no key or it is an ancestor's.
+		return hint(err, ErrKeyNotLoaded, "or it is that of the dataset's encryption root")
 	}
 	return err
 }
