@@ -46,7 +46,11 @@ func TestRealRandom(t *testing.T) {
 		return all[rnd.IntN(len(all))]
 	}
 	did := map[string]int{}
-	for i := range 80 {
+	operations := 40
+	if os.Getenv("SKEP_SOAK") != "" {
+		operations = 400
+	}
+	for i := range operations {
 		name := fmt.Sprintf("%s/d%d", root, i)
 		var what string
 		var err error
@@ -99,7 +103,7 @@ func TestRealRandom(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		did[what]++
-		if i%40 == 39 {
+		if i%40 == 39 && i+1 < operations {
 			compareDatasets(t, h, root)
 		}
 	}
