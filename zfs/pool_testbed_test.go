@@ -399,7 +399,12 @@ func TestRealImportAgain(t *testing.T) {
 	if err := h.Online(ctx, p, f[0], true); err != nil {
 		t.Fatal(err)
 	}
-	if n := size(); n < 450*mib {
+	// The kernel opens the device anew by itself, after it has answered.
+	n := size()
+	for end := time.Now().Add(30 * time.Second); n < 450*mib && time.Now().Before(end); n = size() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	if n < 450*mib {
 		t.Errorf("it did not grow: %d after %d", n, was)
 	}
 	comparePool(t, h, p)
