@@ -43,6 +43,10 @@ func errnoError(call string, e syscall.Errno) error {
 
 // load puts a filter in force on all threads: seccomp(2).
 func load(prog []unix.SockFilter) error {
+	// no_new_privs is the thread's own until seccomp(2) hands it to the others:
+	// on another thread that call would be refused.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
 	}
