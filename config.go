@@ -28,7 +28,7 @@ type Config struct {
 	// own executable. The program must call MaybeWorker first in main.
 	Worker []string
 	// WorkerUID is the first of 65536 user and group ids that workers run under,
-	// one each; default 1885339648. Linux, and a daemon that is root, only.
+	// one each; default 1885339648. Of a daemon that is root only.
 	WorkerUID uint32
 	// NoSandbox runs workers without seccomp, namespaces and Capsicum. For
 	// finding faults in the sandbox itself.

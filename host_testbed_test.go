@@ -52,6 +52,14 @@ func realConfig(t testing.TB, p place) Config {
     kernel: {source: `+guest.Kernel+`}
     initrd: {source: `+guest.Initrd+`}
     cmdline: "`+testguest.Cmdline(testguest.Serial)+`"
+  - name: tiny-cloud
+    source: `+tiny+`
+    format: raw
+    os: linux
+    user: root
+    kernel: {source: `+guest.Kernel+`}
+    initrd: {source: `+guest.Initrd+`}
+    cmdline: "`+testguest.Cmdline(testguest.Serial, testguest.CloudParam)+`"
 `), 0o600)
 	if err != nil {
 		t.Fatal(err)

@@ -79,6 +79,41 @@ func sh(t *testing.T, c *ssh.Client, cmd string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// TestRealSeed: a guest gets its name, its address and its keys, and nobody
+// else's, from the seed alone.
+func TestRealSeed(t *testing.T) {
+	h := realHost(t, newPlace(t))
+	first, pub1 := key25519(t)
+	second, pub2 := key25519(t)
+	var machines []*Machine
+	for name, pub := range map[string]string{"first": pub1, "second": pub2} {
+		s := tinySpec(name)
+		s.Image, s.Hostname, s.Keys = "tiny-cloud", name+"-host", []string{pub}
+		machines = append(machines, create(t, h, s))
+	}
+	for _, m := range machines {
+		name := m.Status().Spec.Name
+		key, other := first, second
+		if name == "second" {
+			key, other = second, first
+		}
+		if got := sh(t, dial(t, m, key, 5*time.Minute), "hostname"); got != name+"-host" {
+			t.Errorf("%s is called %s", name, got)
+		}
+		if c, err := login(m, other, 0); err == nil {
+			c.Close()
+			t.Errorf("%s let the other's key in", name)
+		} else if !strings.Contains(err.Error(), "unable to authenticate") {
+			t.Errorf("%s with the other's key: %v", name, err)
+		}
+	}
+	for _, m := range machines {
+		if err := m.Destroy(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestRealMachine(t *testing.T) {
 	p := newPlace(t)
 	h := realHost(t, p)

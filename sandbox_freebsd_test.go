@@ -42,6 +42,13 @@ var probes = []struct {
 	{"raise the limit of processes", func(int) error {
 		return unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 10, Max: 10})
 	}, unix.EPERM},
+	{"take a gibibyte", func(int) error {
+		b, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err == nil {
+			_ = unix.Munmap(b)
+		}
+		return err
+	}, unix.ENOMEM},
 	{"trace a process", func(int) error { return unix.PtraceAttach(1) }, unix.ECAPMODE},
 	{"signal another", func(int) error { return unix.Kill(1, 0) }, unix.ECAPMODE},
 	{"mount", func(int) error { return unix.Unmount("/tmp", 0) }, unix.ECAPMODE},

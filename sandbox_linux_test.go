@@ -46,6 +46,10 @@ var probes = []struct {
 		_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
 		return err
 	}},
+	{"take a gibibyte", takeMuch},
+	{"raise the limit of memory", func() error {
+		return unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	}},
 	{"mount", func() error { return unix.Mount("none", "/", "tmpfs", 0, "") }},
 	{"enter a namespace", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }},
 	{"type into a terminal", func() error { return unix.IoctlSetPointerInt(0, unix.TIOCSTI, 0) }},
@@ -58,6 +62,14 @@ var probes = []struct {
 	{"load a BPF program", func() error { return errnoOf2(unix.SYS_BPF, 0) }},
 	{"use io_uring", func() error { return errnoOf2(unix.SYS_IO_URING_SETUP, 1) }},
 	{"use a call of 32 bits' numbering", func() error { return errnoOf2(0x40000000|unix.SYS_READ, 0) }},
+}
+
+func takeMuch() error {
+	b, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err == nil {
+		_ = unix.Munmap(b)
+	}
+	return err
 }
 
 func errnoOf(e syscall.Errno) error {
@@ -97,7 +109,11 @@ func TestSandbox(t *testing.T) {
 		if !ok {
 			continue
 		}
-		if how != "operation not permitted" && how != "function not implemented" {
+		want := []string{unix.EPERM.Error(), unix.ENOSYS.Error()}
+		if what == "take a gibibyte" {
+			want = []string{unix.ENOMEM.Error()}
+		}
+		if !slices.Contains(want, how) {
 			t.Errorf("%s: %s", what, how)
 		}
 		refused++
@@ -149,6 +165,20 @@ func checkConfined(t *testing.T, pid int) {
 			if !strings.Contains(string(b), line) {
 				t.Errorf("thread %s lacks %q", task.Name(), line)
 			}
+		}
+	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded := []string{"Max address space", "Max open files"}
+	if os.Geteuid() == 0 {
+		bounded = append(bounded, "Max processes")
+	}
+	for _, what := range bounded {
+		_, rest, found := strings.Cut(string(limits), what)
+		if f := strings.Fields(rest); !found || f[0] == "unlimited" || f[1] == "unlimited" {
+			t.Errorf("%s of the worker has no bound:\n%s", what, limits)
 		}
 	}
 	if os.Geteuid() != 0 {

@@ -29,8 +29,9 @@ const (
 // Step names a stage of Create.
 type Step string
 
-// The steps of Create, in order. StepWired and StepStarted are skipped where
-// MachineSpec.Stopped is set.
+// The steps of Create, in order. The last to be worked on, StepStarted or
+// StepSeeded, leaves StepDone when it is complete: StepWired and StepStarted are
+// skipped where MachineSpec.Stopped is set.
 const (
 	StepClaimed Step = "claimed" // name, address and room on the host
 	StepImage   Step = "image"   // the image is fetched, checked and warm

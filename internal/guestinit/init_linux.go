@@ -82,6 +82,11 @@ func run() error {
 		return err
 	}
 	go g.watchPowerButton()
+	if _, ok := g.params[testguest.CloudParam]; ok {
+		if err := g.cloud(); err != nil {
+			return fmt.Errorf("cloud: %w", err)
+		}
+	}
 	g.say("READY")
 	return g.serve()
 }

@@ -12,9 +12,10 @@
 // own there, too: capability mode permits fork(2), and what forbids it is the limit
 // of that user's processes, which would not bind root.
 //
-// What a process that is broken into may use up is bounded by resource limits
-// (descriptors, core files, locked memory, on FreeBSD processes) and nothing else:
-// its memory and its threads are not. There is no control group or rctl(8) rule
+// What a process that is broken into may use up is bounded by resource limits:
+// descriptors, core files, locked memory, its address space, and as a user of its
+// own its processes on FreeBSD (where kern.threads.max_threads_per_proc bounds
+// threads) and its threads on Linux. There is no control group or rctl(8) rule
 // for it; those of the service hold for all workers together.
 //
 // It may be imported by internal/worker. It imports nothing of skep.
@@ -28,6 +29,16 @@ type Options struct {
 	// them from now on. FreeBSD only.
 	Files map[Use][]uintptr
 }
+
+const (
+	// Growth is how much more address space a process may take once it is shut
+	// in, in bytes. Go's runtime takes it 64 MiB at a time; a worker's whole heap
+	// is smaller than that.
+	Growth = 512 << 20
+	// threads of a Linux process that is a user of its own: 16 vCPUs, the
+	// runtime's, and those that wait in the kernel for disks, many times over.
+	threads = 512
+)
 
 // Use is what a descriptor is for.
 type Use int

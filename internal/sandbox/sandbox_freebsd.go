@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
@@ -70,6 +71,10 @@ func Enter(o Options) error {
 			}
 		}
 	}
+	size, err := addressSpace()
+	if err != nil {
+		return err
+	}
 	for _, l := range []struct {
 		name string
 		res  int
@@ -80,6 +85,7 @@ func Enter(o Options) error {
 		// Capability mode permits fork(2). One process is itself (0 would mean no
 		// limit); root is not bound by it.
 		{"RLIMIT_NPROC", unix.RLIMIT_NPROC, 1},
+		{"RLIMIT_AS", unix.RLIMIT_AS, size + Growth},
 	} {
 		if err := unix.Setrlimit(l.res, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {
 			return fmt.Errorf("setrlimit %s: %w", l.name, err)
@@ -91,6 +97,21 @@ func Enter(o Options) error {
 		}
 	}
 	return os.NewSyscallError("cap_enter", unix.CapEnter())
+}
+
+// kiSize is where ki_size, a vm_size_t, lies in struct kinfo_proc (sys/user.h).
+const kiSize = 256
+
+// addressSpace is how much this process has mapped, in bytes.
+func addressSpace() (int64, error) {
+	b, err := unix.SysctlRaw("kern.proc.pid", os.Getpid())
+	if err != nil {
+		return 0, fmt.Errorf("address space: kern.proc.pid: %w", err)
+	}
+	if len(b) < kiSize+8 {
+		return 0, fmt.Errorf("address space: kern.proc.pid: %d bytes", len(b))
+	}
+	return int64(binary.NativeEndian.Uint64(b[kiSize:])), nil
 }
 
 // become takes on a user and group of its own. What is open stays open: no device

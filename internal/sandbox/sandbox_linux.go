@@ -23,12 +23,16 @@ func CloneFlags() uintptr {
 // Enter shuts this process in, for good. It was started with CloneFlags and no
 // other thread of it does anything yet that the filter forbids.
 func Enter(o Options) error {
+	size, err := addressSpace() // /proc goes
+	if err != nil {
+		return err
+	}
 	if os.Geteuid() == 0 {
 		if err := emptyRoot(); err != nil {
 			return fmt.Errorf("empty file system: %w", err)
 		}
 	}
-	if err := limits(); err != nil {
+	if err := limits(size, os.Geteuid() == 0 && o.UID != 0); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 && o.UID != 0 {
@@ -108,22 +112,42 @@ func detachedRoot() error {
 	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
-// limits keeps a process that was broken into from filling tables.
-func limits() error {
-	for _, l := range []struct {
+// limits keeps a process that was broken into from filling tables and memory: size
+// is what it has mapped, alone whether it will be a user that nobody else is.
+func limits(size uint64, alone bool) error {
+	type limit struct {
 		name string
 		res  int
 		max  uint64
-	}{
+	}
+	all := []limit{
 		{"RLIMIT_CORE", unix.RLIMIT_CORE, 0}, // guest memory is nobody's to read
 		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512},
 		{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 10},
-	} {
+		{"RLIMIT_AS", unix.RLIMIT_AS, size + Growth},
+	}
+	if alone {
+		all = append(all, limit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, threads})
+	}
+	for _, l := range all {
 		if err := unix.Setrlimit(l.res, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {
 			return fmt.Errorf("setrlimit %s: %w", l.name, err)
 		}
 	}
 	return nil
+}
+
+// addressSpace is how much this process has mapped: proc_pid_statm(5), in bytes.
+func addressSpace() (uint64, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, fmt.Errorf("address space: %w", err)
+	}
+	var pages uint64
+	if _, err := fmt.Sscan(string(b), &pages); err != nil {
+		return 0, fmt.Errorf("address space: /proc/self/statm %q: %w", b, err)
+	}
+	return pages * uint64(os.Getpagesize()), nil
 }
 
 // become takes on a user and group of its own, on all threads.

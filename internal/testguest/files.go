@@ -25,6 +25,12 @@ const (
 	Virtio = "hvc0"  // the first virtio console
 )
 
+// CloudParam on the guest's command line makes it a cloud guest: it takes its
+// host name, addresses and keys from the NoCloud seed on one of its disks, and
+// lets whoever has a key in by ssh, under any name; a command, whichever it is,
+// answers the host name.
+const CloudParam = "skep.cloud"
+
 // Files is the guest: a bzImage and an initrd.
 type Files struct {
 	Kernel, Initrd string
