@@ -7,63 +7,23 @@ package skep
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/skepvm/skep/internal/testguest"
 )
 
 // BenchmarkMemory compares what a worker has resident beside its guest's memory
 // with what QEMU's microvm has, once the same guest has booted.
 func BenchmarkMemory(b *testing.B) {
 	p := newPlace(b)
-	h := realHost(b, p)
-	spec := tinySpec("vm1")
-	m, err := h.Create(b.Context(), spec)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := m.Wait(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	inside(b, m)
-	ours := overhead(b, m.Status().WorkerPID, spec.Memory)
-	files, err := testguest.Find()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command("qemu-system-x86_64", "-M", "microvm,pcie=on,accel=kvm", "-cpu", "host", "-m", fmt.Sprint(spec.Memory/MiB),
-		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-kernel", files.Kernel, "-initrd", files.Initrd,
-		"-append", testguest.Cmdline(testguest.Serial),
-		"-drive", "if=none,id=d,format=raw,file="+p.dir+"/tiny.raw", "-device", "virtio-blk-pci,drive=d", "-device", "virtio-rng-pci")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if err := testguest.NewClient(out, in).Ready(bounded(b, 3*time.Minute)); err != nil {
-		b.Fatal(err)
-	}
-	theirs := overhead(b, cmd.Process.Pid, spec.Memory)
+	m, _ := startOurs(b, p, func(s *MachineSpec) {})
+	ours := overhead(b, m.Status().WorkerPID, peerMemory)
+	_, cmd := startQEMU(b, 1, peerMemory, "-drive", "if=none,id=d,format=raw,file="+p.dir+"/tiny.raw", "-device", "virtio-blk-pci,drive=d")
+	theirs := overhead(b, cmd.Process.Pid, peerMemory)
 	b.ReportMetric(float64(ours)/MiB, "MiB")
 	b.ReportMetric(float64(theirs)/MiB, "qemu-MiB")
 	b.ReportMetric(float64(ours)/float64(theirs), "ratio")
 	b.ReportMetric(0, "ns/op")
-	if err := m.Destroy(b.Context()); err != nil {
-		b.Error(err)
-	}
 }
 
 // BenchmarkCreate is the time from the order to a login by ssh, of a warm image:
