@@ -19,6 +19,8 @@ var netCommands = map[string]handler{
 	"tcp-serve": {1, tcpServe},
 	"tcp-send":  {3, tcpSend},
 	"tcp-rr":    {3, tcpRoundTrips},
+	"udp-serve": {1, udpServe},
+	"udp-play":  {3, udpPlay},
 }
 
 func loopbackUp() error {
@@ -93,4 +95,22 @@ func tcpRoundTrips(_ context.Context, _ *guest, a []string) (string, error) {
 	}
 	took, err := testguest.TripTCP(a[0], n[0], n[1])
 	return strconv.FormatInt(took.Nanoseconds(), 10), err
+}
+
+func udpServe(_ context.Context, g *guest, a []string) (string, error) {
+	c, err := net.ListenPacket("udp", ":"+a[0])
+	if err != nil {
+		return "", err
+	}
+	go func() { g.say("EVENT udp-error %v", testguest.EchoUDP(c)) }()
+	return "", nil
+}
+
+func udpPlay(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := numbers(a[1:3])
+	if err != nil {
+		return "", err
+	}
+	lost, err := testguest.PlayUDP(a[0], n[0], n[1])
+	return strconv.FormatUint(lost, 10), err
 }

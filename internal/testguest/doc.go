@@ -41,6 +41,8 @@
 //	tcp-serve PORT                            answers until the guest ends (see tcp-send, tcp-rr)
 //	tcp-send ADDRESS:PORT BYTES SEED          the receiver's Sum of the Pattern, ours, nanoseconds
 //	tcp-rr ADDRESS:PORT ROUNDS SIZE           nanoseconds for all round trips
+//	udp-serve PORT                            echoes until the guest ends
+//	udp-play ADDRESS:PORT COUNT SEED          datagrams of mixed sizes to an echo and back, compared; how many were lost
 //	rng BYTES                                 that many bytes of /dev/hwrng, hexadecimal, at most 4096
 //	vport NAME TEXT...                        write a line to a virtio-serial port
 //	vport-read NAME                           read a line from it
