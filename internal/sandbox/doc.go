@@ -30,15 +30,10 @@ type Options struct {
 	Files map[Use][]uintptr
 }
 
-const (
-	// Growth is how much more address space a process may take once it is shut
-	// in, in bytes. Go's runtime takes it 64 MiB at a time; a worker's whole heap
-	// is smaller than that.
-	Growth = 512 << 20
-	// threads of a Linux process that is a user of its own: 16 vCPUs, the
-	// runtime's, and those that wait in the kernel for disks, many times over.
-	threads = 512
-)
+// Growth is how much more address space a process may take once it is shut in,
+// in bytes. Go's runtime takes it 64 MiB at a time; a worker's whole heap is
+// smaller than that.
+const Growth = 512 << 20
 
 // Use is what a descriptor is for.
 type Use int

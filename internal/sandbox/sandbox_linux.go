@@ -112,6 +112,10 @@ func detachedRoot() error {
 	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
+// threads of a process that is a user of its own: 16 vCPUs, the runtime's, and
+// those that wait in the kernel for disks, many times over.
+const threads = 512
+
 // limits keeps a process that was broken into from filling tables and memory: size
 // is what it has mapped, alone whether it will be a user that nobody else is.
 func limits(size uint64, alone bool) error {

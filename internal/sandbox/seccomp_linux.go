@@ -37,9 +37,9 @@ var allowed = []uintptr{
 // interrupted, reset and looked at. None makes a machine, a vCPU or a device, or
 // gives a guest other memory.
 var ioctls = []uint32{
+	0xae80, // KVM_RUN, which is looked for first
 	unix.BLKDISCARD, unix.BLKZEROOUT, unix.BLKGETSIZE64, unix.BLKSSZGET, unix.BLKPBSZGET, unix.BLKFLSBUF,
 	unix.TUNSETOFFLOAD, unix.TUNSETVNETHDRSZ, unix.TUNGETVNETHDRSZ, unix.TUNGETIFF, unix.TUNGETFEATURES,
-	0xae80,                             // KVM_RUN
 	0x4008ae61,                         // KVM_IRQ_LINE
 	0x4008ae6a, 0x4020ae76, 0x4040ae79, // KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD
 	0x8090ae81, 0x4090ae82, // KVM_GET_REGS, KVM_SET_REGS
@@ -88,6 +88,13 @@ func program(pid int) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: 0x40000000, SkipTrue: 1},
 		refuse,
 	}
+	// First what every exit of the guest comes by: of calls whose arguments do not
+	// count the kernel remembers the verdict, of ioctl it cannot.
+	io := []bpf.Instruction{load32(arg(1))}
+	for _, req := range ioctls {
+		io = append(io, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: req, SkipTrue: 1}, allow)
+	}
+	p = append(p, when(unix.SYS_IOCTL, append(io, refuse)...)...)
 	for _, nr := range allowed {
 		p = append(p, when(nr, allow)...)
 	}
@@ -128,11 +135,6 @@ func program(pid int) []bpf.Instruction {
 		refuse,
 		allow,
 	)...)
-	io := []bpf.Instruction{load32(arg(1))}
-	for _, req := range ioctls {
-		io = append(io, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: req, SkipTrue: 1}, allow)
-	}
-	p = append(p, when(unix.SYS_IOCTL, append(io, refuse)...)...)
 	return append(p, refuse)
 }
 
