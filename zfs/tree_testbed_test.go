@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +96,11 @@ func exchange(t *testing.T, h *Handle, snap string, o SendTreeOptions, args []st
 			t.Fatal(err)
 		}
 	}
-	if !bytes.Equal(b.Bytes(), want) {
+	// OpenZFS 2.1 says what has a key of its own before the properties, not after.
+	order := regexp.MustCompile(`"is_encroot", ("props": \{[^{}]*\}), `)
+	same := bytes.Equal(b.Bytes(), want) ||
+		b.Len() == len(want) && packageOf(t, b.Bytes()) == order.ReplaceAllString(packageOf(t, want), `$1, "is_encroot", `)
+	if !same {
 		t.Errorf("%d bytes, zfs send %d\nours  %s\ntheirs %s", b.Len(), len(want), packageOf(t, b.Bytes()), packageOf(t, want))
 	}
 	packageOf(t, want)

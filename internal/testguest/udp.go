@@ -29,7 +29,7 @@ func EchoUDP(c net.PacketConn) error {
 
 const (
 	udpHeader = 8               // the number, and with it the content, of a datagram
-	udpWindow = 32              // under way at once: less than a socket's buffer holds
+	udpWindow = 8               // under way at once: a socket's buffer counts whole pages
 	udpLost   = 5 * time.Second // an emulated guest is slow
 	// maxUDP is above what one frame carries, so that some are fragmented.
 	maxUDP = 6 << 10
