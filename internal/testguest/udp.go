@@ -61,6 +61,10 @@ func datagram(b []byte, seed, number uint64) []byte {
 // comes back, each byte of it. Those that are lost are sent again, and counted:
 // more than one in a hundred is an error, and so is anything that was not sent.
 func PlayUDP(address string, count, seed uint64) (lost uint64, err error) {
+	return playUDP(address, count, seed, udpLost)
+}
+
+func playUDP(address string, count, seed uint64, patience time.Duration) (lost uint64, err error) {
 	c, err := net.Dial("udp", address)
 	if err != nil {
 		return 0, err
@@ -79,13 +83,13 @@ func PlayUDP(address string, count, seed uint64) (lost uint64, err error) {
 				return lost, err
 			}
 		}
-		if err := c.SetReadDeadline(time.Now().Add(udpLost)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return lost, err
 		}
 		n, err := c.Read(in[:])
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			for number, at := range sent {
-				if time.Since(at) < udpLost {
+				if time.Since(at) < patience {
 					continue
 				}
 				if lost++; lost > 50+count/100 {

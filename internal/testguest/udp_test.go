@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 // echo serves datagrams by way of a change.
@@ -51,7 +52,7 @@ func TestPlayUDP(t *testing.T) {
 		}
 		return [][]byte{p}
 	}
-	if lost, err := PlayUDP(echo(t, some), 40, 7); err != nil || lost != 1 {
+	if lost, err := playUDP(echo(t, some), 40, 7, 300*time.Millisecond); err != nil || lost != 1 {
 		t.Errorf("one lost: %d, %v", lost, err)
 	}
 	for name, c := range map[string]struct {
