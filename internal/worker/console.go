@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 const (
@@ -22,6 +24,9 @@ const (
 type Console struct {
 	input chan []byte // to the guest
 	done  chan struct{}
+
+	slow    time.Duration // after which a guest that takes no input is stalled
+	stalled atomic.Bool
 
 	mu      sync.Mutex
 	history ring
@@ -45,6 +50,7 @@ func newConsole(log *os.File, limit int64) *Console {
 	c := &Console{
 		input:   make(chan []byte, 16),
 		done:    make(chan struct{}),
+		slow:    patience,
 		readers: map[*reader]struct{}{},
 		log:     log,
 		limit:   max(limit, historySize),
@@ -173,15 +179,32 @@ func (c *Console) next(r *reader) []byte {
 }
 
 // send hands input to the guest, waiting while it takes none; false when the
-// worker or stop ends first.
+// worker or stop ends first. What a guest does not take for long is lost, as on any
+// serial line that nobody reads, and so is what follows until it takes some:
+// whoever typed it must be heard when he hangs up.
 func (c *Console) send(p []byte, stop <-chan struct{}) bool {
+	p = append([]byte(nil), p...)
 	select {
-	case c.input <- append([]byte(nil), p...):
+	case c.input <- p:
+		c.stalled.Store(false)
 		return true
-	case <-c.done:
-	case <-stop:
+	default:
 	}
-	return false
+	if c.stalled.Load() {
+		return true
+	}
+	long := time.NewTimer(c.slow)
+	defer long.Stop()
+	select {
+	case c.input <- p:
+	case <-long.C:
+		c.stalled.Store(true)
+	case <-c.done:
+		return false
+	case <-stop:
+		return false
+	}
+	return true
 }
 
 // ring keeps the last historySize bytes; it grows as it fills.

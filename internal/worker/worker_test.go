@@ -217,6 +217,54 @@ func TestConsoleReaders(t *testing.T) {
 	t.Error("there is no bound on readers")
 }
 
+// TestStalledGuest: where a guest reads nothing, who typed much and hung up is let
+// go, and the next is heard when the guest reads again.
+func TestStalledGuest(t *testing.T) {
+	s, path := startServer(t, &stubGuest{})
+	s.console.slow = 20 * time.Millisecond
+	attach := func() *ctl.Conn {
+		t.Helper()
+		c, err := ctl.Dial(t.Context(), path, "m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Do(ctl.OpConsole); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for range 2 * maxReaders {
+		c := attach()
+		c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Write(bytes.Repeat([]byte("typed "), 50<<10)); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		for range 2000 {
+			s.console.mu.Lock()
+			n := len(s.console.readers)
+			s.console.mu.Unlock()
+			if n == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	c := attach()
+	defer c.Close()
+	buf := make([]byte, 64<<10)
+	for heard := ""; !strings.HasSuffix(heard, "now"); {
+		if _, err := c.Write([]byte("now")); err != nil {
+			t.Fatal(err)
+		}
+		n, err := s.console.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard = string(buf[:n])
+	}
+}
+
 // TestHangUp: clients that come and go in the middle of anything leave nothing.
 func TestHangUp(t *testing.T) {
 	g := &stubGuest{pause: make(chan struct{})}
