@@ -2,7 +2,14 @@
 
 package agent
 
-import "testing"
+import (
+	"archive/tar"
+	"bytes"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
 
 func TestModeOf(t *testing.T) {
 	for _, c := range []struct {
@@ -47,5 +54,53 @@ func TestBadRequests(t *testing.T) {
 		if _, err := parseRequest([]byte(body)); err == nil {
 			t.Errorf("%q was taken", body)
 		}
+	}
+}
+
+// TestSessionsOfOneBinary: sessions that are sent the same at once do not mind each
+// other, and what each finds is whole.
+func TestSessionsOfOneBinary(t *testing.T) {
+	dir := t.TempDir()
+	binary, link := filepath.Join(dir, "x.test"), filepath.Join(dir, "link")
+	content := bytes.Repeat([]byte("whole "), 10<<10)
+	var sent bytes.Buffer
+	tw := tar.NewWriter(&sent)
+	for _, h := range []*tar.Header{
+		{Name: binary, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))},
+		{Name: link, Typeflag: tar.TypeSymlink, Linkname: "x.test"},
+	} {
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			if _, err := tw.Write(content); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := &server{sent: map[string]int{}}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 20 {
+				box := &sandbox{server: s, dir: "/nowhere"}
+				if err := unpack(bytes.NewReader(sent.Bytes()), box); err != nil {
+					t.Error(err)
+				}
+				for _, path := range []string{binary, link} {
+					if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, content) {
+						t.Errorf("%s: %d bytes, %v", path, len(got), err)
+					}
+				}
+				box.removeFiles()
+			}
+		})
+	}
+	all.Wait()
+	if st, err := os.ReadDir(dir); err != nil || len(st) != 0 {
+		t.Errorf("left: %v, %v", st, err)
 	}
 }

@@ -126,7 +126,7 @@ func stateOf(st fs.FileInfo) fileState { return fileState{st.Size(), st.ModTime(
 func scan(box *sandbox, dir string, f func(path string, st fs.FileInfo)) {
 	real := box.path(dir)
 	_ = filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil || !d.Type().IsRegular() || strings.HasPrefix(d.Name(), arriving) {
 			return nil
 		}
 		if st, err := d.Info(); err == nil {
@@ -263,38 +263,47 @@ func unpack(r io.Reader, box *sandbox) error {
 			return err
 		}
 		box.comes(path)
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		switch h.Typeflag {
-		case tar.TypeReg:
-			err = writeFile(path, h.FileInfo().Mode().Perm(), tr)
-			if err == nil {
-				err = os.Chtimes(path, h.ModTime, h.ModTime)
-			}
-		case tar.TypeSymlink:
-			err = os.Symlink(h.Linkname, path)
-		}
-		if err != nil {
+		if err := place(path, h, tr); err != nil {
 			return err
 		}
 	}
 }
 
-func writeFile(path string, perm fs.FileMode, r io.Reader) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, perm)
+// arriving begins the names of files that are not whole yet.
+const arriving = ".skep-testbed-arriving-"
+
+// place puts a file or symbolic link where it belongs, whole or not at all: another
+// session may be sending the same, or running it.
+func place(path string, h *tar.Header, r io.Reader) (err error) {
+	temp, err := os.CreateTemp(filepath.Dir(path), arriving)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(f, r); err != nil {
-		f.Close()
+	name := temp.Name()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(name)
+		}
+	}()
+	_, err = io.Copy(temp, r)
+	err = errors.Join(err, temp.Chmod(h.FileInfo().Mode().Perm()), temp.Close())
+	if err != nil {
 		return err
 	}
-	if err := f.Chmod(perm); err != nil {
-		f.Close()
+	switch h.Typeflag {
+	case tar.TypeReg:
+		err = os.Chtimes(name, h.ModTime, h.ModTime)
+	case tar.TypeSymlink:
+		if err = os.Remove(name); err == nil {
+			err = os.Symlink(h.Linkname, name)
+		}
+	default:
+		err = fmt.Errorf("%s is of type %q", path, h.Typeflag)
+	}
+	if err != nil {
 		return err
 	}
-	return f.Close()
+	return os.Rename(name, path)
 }
 
 // runProcess starts the process, passes everything on until it ends and ends
