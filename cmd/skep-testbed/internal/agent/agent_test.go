@@ -5,10 +5,12 @@ package agent
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestModeOf(t *testing.T) {
@@ -59,6 +61,40 @@ func TestBadRequests(t *testing.T) {
 
 // TestSessionsOfOneBinary: sessions that are sent the same at once do not mind each
 // other, and what each finds is whole.
+// What the machine has of its own is neither replaced nor removed.
+func TestOwnFilesStay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sh")
+	if err := os.WriteFile(path, []byte("the machine's"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		began time.Time
+		want  string
+	}{{time.Now().Add(time.Minute), "the machine's"}, {time.Now().Add(-time.Minute), "the session's"}} {
+		var sent bytes.Buffer
+		tw := tar.NewWriter(&sent)
+		const text = "the session's"
+		err := tw.WriteHeader(&tar.Header{Name: path, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(text))})
+		if err == nil {
+			_, err = tw.Write([]byte(text))
+		}
+		if err = errors.Join(err, tw.Close()); err != nil {
+			t.Fatal(err)
+		}
+		box := &sandbox{server: &server{began: tc.began, sent: map[string]int{}}, dir: "/nowhere"}
+		if err := unpack(&sent, box); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); string(got) != tc.want || err != nil {
+			t.Errorf("it is %q, %v; want %q", got, err, tc.want)
+		}
+		box.removeFiles()
+		if _, err := os.Stat(path); (err == nil) != (tc.want != text) {
+			t.Errorf("afterwards, of %s: %v", tc.want, err)
+		}
+	}
+}
+
 func TestSessionsOfOneBinary(t *testing.T) {
 	dir := t.TempDir()
 	binary, link := filepath.Join(dir, "x.test"), filepath.Join(dir, "link")

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A sandbox is where one session runs: its working directory and all the
@@ -34,6 +36,14 @@ func (b *sandbox) path(p string) string {
 		return filepath.Join(b.backing, rel)
 	}
 	return p
+}
+
+// own reports whether a path is the machine's own file, which no session's may
+// replace: it was there before the first session, by more than a file system may
+// round its times.
+func (s *server) own(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && time.Unix(st.Ctim.Unix()).Before(s.began.Add(-2*time.Second))
 }
 
 // comes notes a file that is being sent, to be removed afterwards. Two sessions

@@ -51,7 +51,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	s := &server{made: map[string]bool{}, busy: map[string]bool{}, sent: map[string]int{}}
+	s := &server{began: time.Now(), made: map[string]bool{}, busy: map[string]bool{}, sent: map[string]int{}}
 	for {
 		stream, err := mux.Accept()
 		if err != nil {
@@ -66,6 +66,8 @@ func serve() error {
 
 // server is what the sessions share.
 type server struct {
+	began time.Time // what is older is the machine's own
+
 	mu   sync.Mutex // guards what follows
 	last int
 	made map[string]bool // directories that were made for sessions

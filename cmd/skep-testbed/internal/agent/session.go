@@ -259,6 +259,9 @@ func unpack(r io.Reader, box *sandbox) error {
 			}
 			continue
 		}
+		if box.server.own(path) {
+			continue // as when it was asked for /bin/sh
+		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
