@@ -59,6 +59,11 @@ func (s *zfsStore) cloneSnapshot(ctx context.Context, r *record, snap string) er
 		return s.errs(err)
 	}
 	s.fault("cloned the disk")
+	return s.growDisk(ctx, r)
+}
+
+// growDisk gives a fresh disk the size that was asked for, and waits for its node.
+func (s *zfsStore) growDisk(ctx context.Context, r *record) error {
 	d, err := s.h.Get(ctx, s.disk(r), "volsize", "volblocksize")
 	if err != nil {
 		return err
@@ -216,13 +221,15 @@ func (s *zfsStore) cloneDisk(ctx context.Context, r, from *record) error {
 	}
 	// The disk as it is now: a snapshot that is the clone's own, and goes with it.
 	snap := s.disk(from) + "@" + snapName(r, "clone")
-	err := s.h.CreateSnapshots(ctx, []string{snap}, nil)
-	if err != nil && !errors.Is(err, zfs.ErrExists) {
-		return s.errs(err)
+	err := s.h.SnapshotAndClone(ctx, snap, s.disk(r), nil)
+	if errors.Is(err, zfs.ErrExists) {
+		err = s.h.Clone(ctx, snap, s.disk(r), nil) // of an attempt that a crash cut
 	}
-	s.fault("snapshot for a clone")
-	err = s.cloneSnapshot(ctx, r, snap)
-	return errors.Join(err, s.h.DestroySnapshots(context.WithoutCancel(ctx), []string{snap}, true))
+	s.fault("cloned the disk as it is")
+	if err == nil {
+		err = s.growDisk(ctx, r)
+	}
+	return errors.Join(s.errs(err), s.h.DestroySnapshots(context.WithoutCancel(ctx), []string{snap}, true))
 }
 
 func (s *zfsStore) openDisk(ctx context.Context, r *record) (*os.File, error) {

@@ -4,7 +4,6 @@ package zfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/bits"
 	"strings"
@@ -167,28 +166,6 @@ func onePool(op string, names []string) error {
 		}
 	}
 	return nil
-}
-
-// Clone makes a dataset of a snapshot of the same pool.
-func (h *Handle) Clone(ctx context.Context, snapshot, name string, props Props) error {
-	const op = "clone"
-	if err := errors.Join(checkName(op, snapshot, '@'), checkName(op, name, 0), onePool(op, []string{snapshot, name})); err != nil {
-		return err
-	}
-	in := nvlist.New(nvlist.P("origin", snapshot))
-	if len(props) > 0 {
-		l, err := encodeProps(op, name, 0, props, true)
-		if err != nil {
-			return err
-		}
-		nvlist.Set(in, "props", l)
-	}
-	out, err := h.call(ctx, op, zcmd.Clone, name, in)
-	err = perProp(op, zcmd.Clone, name, out, err)
-	if isKind(err, ErrNotFound) {
-		return hint(err, nil, "the snapshot "+snapshot+" or the parent does not exist")
-	}
-	return hint(err, nil, "of "+snapshot)
 }
 
 // DestroySnapshots destroys snapshots of one pool at one instant: all of them

@@ -132,7 +132,7 @@ var errnoText = map[Errno]struct {
 	errFromIvsetMissing:  {"IV set guid missing", ErrNotInSync},
 	errFromIvsetMismatch: {"IV set guid mismatch", ErrNotInSync},
 	errSpillFlagMissing:  {"spill block flag missing in raw stream", ErrStream},
-	errUnknownFeature:    {"the stream has an unsupported feature", ErrStream},
+	errUnknownFeature:    {"the stream has an unsupported feature", ErrModuleTooOld},
 	errExportInProgress:  {"an export is in progress", ErrInProgress},
 	errBookmarkNotAnc:    {"bookmark source is not an ancestor of the dataset", ErrInvalid},
 	errStreamTruncated:   {"the stream is cut short", ErrStream},

@@ -8,17 +8,33 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/skepvm/skep/zfs/internal/zcmd"
 	"github.com/skepvm/skep/zfs/nvlist"
 )
 
-// heap is what is in use after a collection, in bytes.
+// heap is what is in use after a collection, in bytes. A second one takes what
+// others threw away during the first.
 func heap() uint64 {
+	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// settled is the heap once all that is ahead of its reader waits for him.
+func settled() uint64 {
+	now := heap()
+	for range 50 {
+		time.Sleep(10 * time.Millisecond)
+		last := now
+		if now = heap(); max(now, last)-min(now, last) < 16<<10 {
+			break
+		}
+	}
+	return now
 }
 
 // listingBound is by how many bytes the heap may grow while a pool is listed, however large that is.
@@ -33,7 +49,7 @@ func grows(t *testing.T, h *Handle, root string, expect, n int, opts ...Option) 
 			t.Fatal(err)
 		}
 		if count++; count%max(expect/n, 1) == 0 {
-			peak = max(peak, heap())
+			peak = max(peak, settled())
 		}
 		runtime.KeepAlive(d)
 	}

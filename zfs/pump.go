@@ -11,11 +11,11 @@ func pump(w io.Writer, r io.Reader, progress func(uint64)) error {
 	if progress == nil {
 		progress = func(uint64) {}
 	}
-	if done, err := spliceAll(w, r, progress); done || err != nil {
+	total, done, err := spliceAll(w, r, progress)
+	if done {
 		return err
 	}
 	buf := make([]byte, pumpSize)
-	total := uint64(0)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {

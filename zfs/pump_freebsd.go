@@ -11,4 +11,4 @@ import (
 func bigPipe() (r, w *os.File, err error) { return os.Pipe() }
 
 // spliceAll has no counterpart here.
-func spliceAll(io.Writer, io.Reader, func(uint64)) (bool, error) { return false, nil }
+func spliceAll(io.Writer, io.Reader, func(uint64)) (uint64, bool, error) { return 0, false, nil }

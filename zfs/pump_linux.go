@@ -3,8 +3,6 @@
 package zfs
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -41,68 +39,56 @@ func isPipe(f *os.File) bool {
 	return err == nil && fi.Mode()&os.ModeNamedPipe != 0
 }
 
-// spliceAll moves pages from pipe to pipe without copying them. Both stay with
-// the runtime's poller, so that closing them ends it.
-func spliceAll(w io.Writer, r io.Reader, progress func(uint64)) (bool, error) {
+// spliceAll moves pages from pipe to pipe without copying them, and tells how many
+// bytes it moved. It is done at the end of r, or leaves the rest to be copied: where
+// they are no pipes, and where one of them cannot be waited for, since it was closed
+// or, as a standard output often does, blocks, which the runtime's poller does not take.
+func spliceAll(w io.Writer, r io.Reader, progress func(uint64)) (total uint64, done bool, err error) {
 	wf, wok := w.(*os.File)
 	rf, rok := r.(*os.File)
 	if !wok || !rok || !isPipe(wf) || !isPipe(rf) {
-		return false, nil
+		return 0, false, nil
 	}
 	rc, err := rf.SyscallConn()
 	if err != nil {
-		return true, err
+		return 0, false, nil
 	}
 	wc, err := wf.SyscallConn()
 	if err != nil {
-		return true, err
+		return 0, false, nil
 	}
-	total := uint64(0)
 	for {
 		var n int64
-		var serr error
+		var serr, cerr error
 		full := false
 		err := rc.Read(func(from uintptr) bool {
-			cerr := wc.Control(func(to uintptr) {
+			cerr = wc.Control(func(to uintptr) {
 				n, serr = unix.Splice(int(from), nil, int(to), nil, pumpSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 			})
-			if cerr != nil {
-				serr = asClosed(cerr)
-			}
-			if serr != syscall.EAGAIN {
+			if cerr != nil || serr != syscall.EAGAIN {
 				return true
 			}
 			// Either the one is empty or the other is full: ask which.
 			full = readable(int(from))
 			return full
 		})
-		if err != nil {
-			return true, asClosed(err)
-		}
 		switch {
+		case err != nil || cerr != nil:
+			return total, false, nil
 		case serr == syscall.EAGAIN && full:
 			if err := wc.Write(func(to uintptr) bool { return writable(int(to)) }); err != nil {
-				return true, asClosed(err)
+				return total, false, nil
 			}
 		case serr == syscall.EINTR:
 		case serr != nil:
-			return true, serr
+			return total, true, serr
 		case n == 0:
-			return true, nil
+			return total, true, nil
 		default:
 			total += uint64(n)
 			progress(total)
 		}
 	}
-}
-
-// asClosed makes os.ErrClosed of what a raw connection says of a file that was
-// closed under it, which is an error that no other package can name.
-func asClosed(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", os.ErrClosed, err)
 }
 
 func readable(fd int) bool { return polled(fd, unix.POLLIN) }

@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -136,7 +137,7 @@ func (h *Handle) received(ctx context.Context, op, target string, first Record, 
 		return nil, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading the stream", Err: ferr}
 	}
 	if err != nil {
-		return nil, explainReceive(err, target, first)
+		return nil, h.explainReceive(ctx, err, target, first)
 	}
 	for prop, v := range out.List("errors").All() {
 		if n, ok := v.Int(); ok && n > 0 && prop != "N_MORE_ERRORS" {
@@ -146,7 +147,7 @@ func (h *Handle) received(ctx context.Context, op, target string, first Record, 
 	return &Received{Begin: *first.Begin, Bytes: sent + recordSize}, err
 }
 
-func explainReceive(err error, target string, first Record) error {
+func (h *Handle) explainReceive(ctx context.Context, err error, target string, first Record) error {
 	var e *Error
 	if errors.As(err, &e) {
 		e.Name = target // the request was about what is there already, the parent maybe
@@ -158,6 +159,18 @@ func explainReceive(err error, target string, first Record) error {
 		return hint(err, nil, "an incremental stream needs the dataset that it follows from")
 	case isKind(err, ErrInvalid):
 		return hint(err, ErrStream, "")
+	case e != nil && (errors.Is(err, errUnknownFeature) || errors.Is(err, syscall.ENOTSUP)):
+		// The module does not know what is in the stream, or it does and the pool was not upgraded to it.
+		p, perr := h.Pool(ctx, pool(target))
+		if perr != nil {
+			return err
+		}
+		if lacks := first.Begin.lacks(p.Features); len(lacks) > 0 {
+			e.Hint = fmt.Sprintf("the stream needs %s, which pool %s has not", strings.Join(lacks, ", "), p.Name)
+			if !errors.Is(err, errUnknownFeature) {
+				e.Kind = nil
+			}
+		}
 	}
 	return err
 }

@@ -60,7 +60,36 @@ const (
 	FeatureLargeDnode  = 1 << 23
 	FeatureRaw         = 1 << 24
 	FeatureZstd        = 1 << 25
+	FeatureLongName    = 1 << 28
+	FeatureLargeZAP    = 1 << 29
 )
+
+// poolFeatures are those that a pool must have enabled to receive a stream of
+// these, and the others that any module takes (dmu_recv_begin_check).
+var poolFeatures = []struct {
+	feature uint64
+	pool    string
+}{
+	{1 << 17, "lz4_compress"}, {FeatureZstd, "zstd_compress"}, {FeatureEmbedded, "embedded_data"}, {FeatureLargeBlocks, "large_blocks"},
+	{FeatureLargeDnode, "large_dnode"}, {FeatureLargeZAP, "large_microzap"}, {FeatureRedacted, "redacted_datasets"},
+	{FeatureLongName, "longname"}, {FeatureRaw, "encryption"}, {1<<2 | FeatureResuming | FeatureCompressed | 1<<26 | 1<<27, ""},
+}
+
+// lacks names what a stream needs and a pool does not have.
+func (b *Begin) lacks(enabled map[string]bool) []string {
+	var out []string
+	left := b.Features
+	for _, f := range poolFeatures {
+		if _, ok := enabled[f.pool]; b.Features&f.feature != 0 && f.pool != "" && !ok {
+			out = append(out, "feature@"+f.pool)
+		}
+		left &^= f.feature
+	}
+	if left != 0 {
+		out = append(out, fmt.Sprintf("features of streams %#x", left))
+	}
+	return out
+}
 
 // Begin is what the BEGIN record of a stream says.
 type Begin struct {

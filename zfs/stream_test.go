@@ -420,3 +420,20 @@ func readAll(fd int, w *bytes.Buffer, cut int) syscall.Errno {
 		}
 	}
 }
+
+// What a stream needs of a pool is told by the names that zpool set takes.
+func TestLacks(t *testing.T) {
+	older := map[string]bool{"lz4_compress": true, "large_blocks": false, "embedded_data": true}
+	for features, want := range map[uint64]string{
+		0: "",
+		1<<2 | FeatureCompressed | 1<<17 | FeatureEmbedded | FeatureLargeBlocks | FeatureResuming: "",
+		FeatureRaw | FeatureZstd:             "feature@zstd_compress feature@encryption",
+		FeatureLongName | FeatureLargeBlocks: "feature@longname",
+		FeatureLargeZAP | FeatureLargeDnode:  "feature@large_dnode feature@large_microzap",
+		FeatureLargeBlocks | 1<<18 | 1<<27:   "features of streams 0x40000",
+	} {
+		if got := strings.Join((&Begin{Features: features}).lacks(older), " "); got != want {
+			t.Errorf("%#x: %q, want %q", features, got, want)
+		}
+	}
+}

@@ -20,7 +20,7 @@ const (
 
 	// A reply buffer that is too small costs the whole request a second time,
 	// so it starts well above what a property list takes.
-	firstReply = 256 << 10
+	firstReply = 64 << 10
 	maxReply   = 1 << 30
 )
 

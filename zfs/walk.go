@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+
+	"github.com/skepvm/skep/zfs/internal/zcmd"
+	"github.com/skepvm/skep/zfs/nvlist"
+)
+
+// walk is the part of a listing that one goroutine does: all of it, or what is
+// below one dataset.
+type walk struct {
+	h      *Handle
+	ctx    context.Context
+	q      *query
+	extras *extras
+	ahead  *ahead
+	level  int // how many walks this one is ahead of
+	// emit takes what was found, in order, and reports whether the walk goes on.
+	emit func(*Dataset, error) bool
+}
+
+// fail gives the error that ends the walk.
+func (w *walk) fail(err error) bool {
+	w.emit(nil, err)
+	return false
+}
+
+// visit reports whether the walk goes on.
+func (w *walk) visit(d *Dataset, depth int) bool {
+	if w.q.kinds&d.Kind != 0 && !w.emit(d, nil) {
+		return false
+	}
+	if w.q.kinds&Snapshot != 0 && !w.snapshots(d.Name) {
+		return false
+	}
+	if w.q.kinds&Bookmark != 0 {
+		marks, err := w.h.Bookmarks(w.ctx, d.Name)
+		if err != nil && !isKind(err, ErrNotFound) {
+			return w.fail(err)
+		}
+		for _, b := range marks {
+			if !w.emit(b, nil) {
+				return false
+			}
+		}
+	}
+	return !w.q.descends(d, depth) || w.children(d.Name, depth)
+}
+
+// descends reports whether a dataset may have children that are asked for.
+func (q *query) descends(d *Dataset, depth int) bool { return depth < q.depth && d.Kind != Volume }
+
+func (w *walk) next(r *zcmd.Request, op zcmd.Op, props bool) (done bool, err error) {
+	if props {
+		err = r.Do(w.ctx, op)
+	} else {
+		// Without a reply buffer the kernel leaves the properties out.
+		err = r.DoOnce(w.ctx, op)
+	}
+	if errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENOENT) {
+		return true, nil // at its end, or gone since it was found
+	}
+	return false, err
+}
+
+func (w *walk) children(name string, depth int) bool {
+	r := w.h.dev.Request(name)
+	defer r.Release()
+	var later queue
+	for {
+		r.SetName(name) // the kernel wrote the child's over it
+		cookie := r.Cmd.Cookie
+		r.Cmd.ObjsetStats = zcmd.ObjsetStats{}
+		done, err := w.next(r, zcmd.DatasetListNext, w.q.wantProps())
+		if done {
+			return later.drain(w)
+		}
+		if errors.Is(err, syscall.EINTR) {
+			r.Cmd.Cookie = cookie
+			continue
+		}
+		if err != nil {
+			return later.drain(w) && w.fail(fail("list", zcmd.DatasetListNext, name, err))
+		}
+		props, err := r.Reply()
+		if err != nil {
+			return later.drain(w) && w.fail(&Error{Op: "list", Name: name, Err: err})
+		}
+		if d := w.h.fromCmd(&r.Cmd, props); !strings.ContainsAny(d.Name, "$%") && !later.visit(w, w.finish(d), depth+1) {
+			return false
+		}
+	}
+}
+
+func (w *walk) snapshots(name string) bool {
+	r := w.h.dev.Request(name)
+	defer r.Release()
+	if w.q.minTxg != 0 || w.q.maxTxg != 0 {
+		in := nvlist.New(nvlist.P("snap_iter_min_txg", w.q.minTxg), nvlist.P("snap_iter_max_txg", w.q.maxTxg))
+		if err := r.SetInput(in); err != nil {
+			return w.fail(&Error{Op: "list", Name: name, Err: err})
+		}
+	}
+	props := w.q.wantProps()
+	if w.q.namesOnly || !props && !w.h.isOld() {
+		// Quick: no object set is opened. Before 2.2 it gives the name alone.
+		r.Cmd.Simple = 1
+	}
+	for {
+		r.SetName(name)
+		cookie := r.Cmd.Cookie
+		r.Cmd.ObjsetStats = zcmd.ObjsetStats{}
+		done, err := w.next(r, zcmd.SnapshotList, props)
+		if done {
+			return true
+		}
+		if errors.Is(err, syscall.EINTR) {
+			r.Cmd.Cookie = cookie
+			continue
+		}
+		if err != nil {
+			return w.fail(fail("list", zcmd.SnapshotList, name, err))
+		}
+		l, err := r.Reply()
+		if err != nil {
+			return w.fail(&Error{Op: "list", Name: name, Err: err})
+		}
+		if !w.emit(w.finish(w.h.fromCmd(&r.Cmd, l)), nil) {
+			return false
+		}
+	}
+}
+
+// finish adds to a dataset what is read besides, and leaves what was asked for.
+func (w *walk) finish(d *Dataset) *Dataset {
+	if w.extras != nil && w.q.kinds&d.Kind != 0 {
+		w.h.add(w.ctx, w.extras, d)
+	}
+	w.q.keep(d)
+	return d
+}
