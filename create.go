@@ -89,7 +89,7 @@ func (m *Machine) make(ctx context.Context, steps []step) {
 	err = m.update(ctx, func(r *record) {
 		r.State, r.Source = next, nil
 		if next == StateStarting {
-			r.Run = &run{Boot: h.boot, Began: time.Now().UTC()}
+			r.Run = h.newRun(r.ID)
 		}
 	})
 	if err == nil && next == StateStarting {

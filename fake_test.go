@@ -112,6 +112,12 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 				g.env.Changed(ctl.Running, resets)
 			case "probe":
 				probe(g.disk, func(s string) { fmt.Fprintln(g.env.Console, s) })
+			case "gorge":
+				b := make([]byte, 256*MiB)
+				for i := 0; i < len(b); i += 4096 {
+					b[i] = 1
+				}
+				fmt.Fprintln(g.env.Console, "gorged")
 			case "die":
 				os.Exit(3)
 			}
@@ -332,5 +338,28 @@ func (p place) empty(t testing.TB, h *Host) {
 	h.mu.Unlock()
 	for _, pid := range workersUnder(p.dir) {
 		t.Errorf("worker left: process %d", pid)
+	}
+	noGroups(t, h)
+}
+
+// noGroups finds control groups of machines whose workers are gone.
+func noGroups(t testing.TB, h *Host) {
+	t.Helper()
+	pattern := h.limits.Place("*")
+	if pattern == "" {
+		return
+	}
+	groups, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, g := range groups {
+		if !idRule.MatchString(filepath.Base(g)) {
+			continue
+		}
+		procs, err := os.ReadFile(filepath.Join(g, "cgroup.procs"))
+		if err == nil && len(procs) == 0 {
+			t.Errorf("control group left: %s", g)
+		}
 	}
 }

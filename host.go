@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/skepvm/skep/internal/limits"
 	"github.com/skepvm/skep/internal/worker"
 	"github.com/skepvm/skep/netif"
 )
@@ -27,6 +28,7 @@ type Host struct {
 	images   imageSource
 	hub      *hub
 	boot     string // identity of the host's present boot
+	limits   *limits.Host
 	memLimit int64
 	fault    func(point string) // tests kill the process here
 
@@ -65,6 +67,9 @@ type parts struct {
 // left half done, finds the workers that still run, and starts the machines
 // that are to start with the host. It answers ErrLocked if another daemon has
 // the store.
+//
+// On Linux without systemd a process that is alone in its control
+// group moves into one below it, so that workers can have theirs beside it, with limits.
 func Open(ctx context.Context, cfg Config) (*Host, error) {
 	return open(ctx, cfg, parts{network: openNetwork, images: openImages, fault: func(string) {}})
 }
@@ -121,6 +126,9 @@ func open(ctx context.Context, cfg Config, p parts) (_ *Host, err error) {
 	}
 	if h.net, err = p.network(&h.cfg); err != nil {
 		return nil, err
+	}
+	if h.limits, err = limits.Open(); err != nil {
+		h.log.Warn("machines run without some limits", "error", err)
 	}
 	if err := h.recover(ctx); err != nil {
 		return nil, err

@@ -65,6 +65,8 @@ type run struct {
 	// Birth is when the process began, in the kernel's own terms; with PID it
 	// names one process for ever.
 	Birth string `json:"birth,omitempty"`
+	// Group is the control group that was to be the worker's.
+	Group string `json:"group,omitempty"`
 }
 
 var idRule = regexp.MustCompile(`^[0-9a-f]{32}$`)

@@ -45,6 +45,11 @@ func (h *Host) recover(ctx context.Context) error {
 		}
 	}
 	start := h.findWorkers(ctx, whole)
+	for _, m := range whole {
+		if m.run() == nil { // what an end that was disturbed has left
+			m.removeGroup()
+		}
+	}
 	if err := h.net.sweep(ctx, func(id string) bool { return h.byID(id) != nil }); err != nil {
 		return err
 	}

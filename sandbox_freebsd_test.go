@@ -144,6 +144,14 @@ func checkConfined(t *testing.T, pid int) {
 		t.Error("the worker is root")
 	}
 	checkDescriptors(t, pid)
+	if on, err := unix.SysctlRaw("kern.racct.enable"); err != nil || len(on) == 0 || on[0] == 0 {
+		t.Logf("NOT RUN: rctl rules of a worker: kern.racct.enable is %v, %v", on, err)
+		return
+	}
+	rules, err := rulesOf(pid)
+	if err != nil || strings.Count(rules, fmt.Sprintf("process:%d:", pid)) != 3 {
+		t.Errorf("the worker's rules are %q, %v", rules, err)
+	}
 }
 
 // Offsets in struct kinfo_file, its types, and bits of cap_rights_t (sys/user.h,

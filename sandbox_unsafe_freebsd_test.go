@@ -3,6 +3,8 @@
 package skep
 
 import (
+	"bytes"
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,4 +14,16 @@ import (
 func pdfork() error {
 	var fd int32
 	return child(unix.RawSyscall(unix.SYS_PDFORK, uintptr(unsafe.Pointer(&fd)), 0, 0))
+}
+
+// rulesOf are the rctl rules of a process: rctl_get_rules(2).
+func rulesOf(pid int) (string, error) {
+	in := []byte(fmt.Sprintf("process:%d\x00", pid))
+	out := make([]byte, 4096)
+	_, _, e := unix.Syscall6(unix.SYS_RCTL_GET_RULES, uintptr(unsafe.Pointer(&in[0])), uintptr(len(in)), uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), 0, 0)
+	if e != 0 {
+		return "", e
+	}
+	s, _, _ := bytes.Cut(out, []byte{0})
+	return string(s), nil
 }

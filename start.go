@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skepvm/skep/internal/limits"
 	"github.com/skepvm/skep/internal/worker"
 	"github.com/skepvm/skep/internal/worker/ctl"
 )
@@ -67,7 +69,7 @@ func (m *Machine) startLocked(ctx context.Context) error {
 	}
 	old := m.record()
 	err := m.update(ctx, func(r *record) {
-		r.State, r.Reason, r.Run = StateStarting, "", &run{Boot: m.h.boot, Began: time.Now().UTC()}
+		r.State, r.Reason, r.Run = StateStarting, "", m.h.newRun(r.ID)
 	})
 	if err == nil {
 		err = m.start(ctx)
@@ -176,23 +178,36 @@ func (m *Machine) spawn(ctx context.Context, l *live, tap *os.File) error {
 	delete(files, fileWorker)
 	defer log.Close()
 	h.fault("opened the worker's files")
-	p, err := worker.Spawn(worker.Command{Argv: h.cfg.Worker, Log: log}, worker.Config{
+	group := m.makeGroup(r)
+	if group != nil {
+		defer group.Close()
+	}
+	h.fault("made the worker's group")
+	cfg := worker.Config{
 		Machine: r.ID, Name: r.key().String(), CPUs: r.Spec.CPUs, Memory: r.Spec.Memory,
 		Cmdline: r.Image.Cmdline, MAC: r.MAC, MTU: h.cfg.Network.MTU,
 		Owner: uint32(os.Geteuid()), Began: l.began, Sandbox: !h.cfg.NoSandbox, UID: m.workerUID(),
 		LogLimit: consoleLimit,
-	}, files)
+	}
+	p, err := worker.Spawn(worker.Command{Argv: h.cfg.Worker, Log: log, Group: group}, cfg, files)
+	if err != nil && group != nil { // by a kernel before 5.7, or where clone3(2) is forbidden
+		h.log.Warn("machine: start its worker in a control group", "name", m.key.String(), "id", m.id, "error", err)
+		p, err = worker.Spawn(worker.Command{Argv: h.cfg.Worker, Log: log}, cfg, files)
+	}
 	if err != nil {
 		return err
 	}
 	l.proc, l.pid = p, p.PID
+	m.bind(r, p.PID)
 	h.fault("spawned the worker")
 	birth, err := processBirth(p.PID)
 	if err != nil {
 		return err
 	}
 	err = m.update(ctx, func(r *record) {
-		r.Run = &run{Boot: h.boot, Began: l.began, PID: p.PID, Birth: birth}
+		run := *r.Run
+		run.PID, run.Birth = p.PID, birth
+		r.Run = &run
 	})
 	if err != nil {
 		return err
@@ -200,6 +215,58 @@ func (m *Machine) spawn(ctx context.Context, l *live, tap *os.File) error {
 	err = p.Go()
 	h.fault("let the worker go")
 	return err
+}
+
+// newRun is a run that begins now.
+func (h *Host) newRun(id string) *run {
+	r := &run{Boot: h.boot, Began: time.Now().UTC()}
+	if !h.cfg.NoSandbox {
+		r.Group = h.limits.Place(id)
+	}
+	return r
+}
+
+// group is where this host has the machine's worker; empty if nowhere.
+func (m *Machine) group() string {
+	if r := m.record().Run; r != nil && r.Boot == m.h.boot {
+		return r.Group
+	}
+	return ""
+}
+
+// makeGroup makes the control group of a worker. Limits are a second wall: a machine
+// starts without those that cannot be had.
+func (m *Machine) makeGroup(r *record) *os.File {
+	group, err := m.h.limits.Make(m.group(), bounds(r))
+	if err != nil {
+		m.h.log.Warn("machine: limits of its worker", "name", m.key.String(), "id", m.id, "error", err)
+	}
+	return group
+}
+
+// bind puts limits on a worker that runs and was not let go.
+func (m *Machine) bind(r *record, pid int) {
+	if m.h.cfg.NoSandbox {
+		return
+	}
+	if err := m.h.limits.Bind(pid, bounds(r)); err != nil {
+		m.h.log.Warn("machine: limits of its worker", "name", m.key.String(), "id", m.id, "error", err)
+	}
+}
+
+// removeGroup removes the control groups that a worker which has ended may have: the
+// one of its run, and the one that this daemon would give it.
+func (m *Machine) removeGroup() {
+	places := []string{m.group(), m.h.limits.Place(m.id)}
+	for _, place := range slices.Compact(places) {
+		if err := m.h.limits.Remove(place); err != nil {
+			m.h.log.Warn("machine: the worker's limits", "name", m.key.String(), "id", m.id, "error", err)
+		}
+	}
+}
+
+func bounds(r *record) limits.Bounds {
+	return limits.Bounds{CPUs: r.Spec.CPUs, Memory: r.Spec.Memory}
 }
 
 // openFiles opens all that a worker needs, and its log besides.

@@ -186,6 +186,7 @@ func (m *Machine) reap(ctx context.Context, l *live) error {
 	errs = append(errs, m.unlocked(ctx, endPatience))
 	errs = append(errs, vmm.RemoveLeftover(m.id))
 	errs = append(errs, ignoreNotExist(os.Remove(m.socket())))
+	m.removeGroup()
 	return errors.Join(errs...)
 }
 
@@ -208,6 +209,9 @@ func (m *Machine) postMortem(l *live) verdict {
 				}
 			case <-time.After(time.Second):
 			}
+		}
+		if why := m.h.limits.Verdict(m.group()); why != "" {
+			v.reason += ": " + why
 		}
 		if tail := logTail(m.file(fileWorker)); tail != "" {
 			v.reason += ": " + tail
@@ -269,6 +273,7 @@ func (m *Machine) ended(l *live) {
 // clean removes what a run used and records its end, unless the machine is
 // being destroyed: then its record says so and stays.
 func (m *Machine) clean(ctx context.Context, l *live, v verdict) error {
+	m.removeGroup()
 	errs := []error{
 		vmm.RemoveLeftover(m.id),
 		m.unwire(ctx, m.record()),

@@ -14,11 +14,12 @@
 //
 // What a process that is broken into may use up is bounded by resource limits:
 // descriptors, core files, locked memory, its address space, and as a user of its
-// own its processes on FreeBSD (where kern.threads.max_threads_per_proc bounds
-// threads) and its threads on Linux. There is no control group or rctl(8) rule
-// for it; those of the service hold for all workers together.
+// own its processes on FreeBSD and its threads on Linux. Package limits adds, from
+// outside, a control group of its own on Linux and rctl(8) rules on FreeBSD, where
+// the host has them.
 //
-// It may be imported by internal/worker. It imports nothing of skep.
+// It may be imported by internal/worker and internal/limits. It imports nothing of
+// skep.
 package sandbox
 
 // Options are what Enter needs to know.
@@ -34,6 +35,14 @@ type Options struct {
 // in bytes. Go's runtime takes it 64 MiB at a time; a worker's whole heap is
 // smaller than that.
 const Growth = 512 << 20
+
+const (
+	// Threads of a worker: 16 vCPUs, the runtime's, and those that wait in the kernel
+	// for disks, many times over.
+	Threads = 512
+	// Files that it may have open.
+	Files = 512
+)
 
 // Use is what a descriptor is for.
 type Use int

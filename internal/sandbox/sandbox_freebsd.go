@@ -81,7 +81,7 @@ func Enter(o Options) error {
 		max  int64
 	}{
 		{"RLIMIT_CORE", unix.RLIMIT_CORE, 0},
-		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512},
+		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, Files},
 		// Capability mode permits fork(2). One process is itself (0 would mean no
 		// limit); root is not bound by it.
 		{"RLIMIT_NPROC", unix.RLIMIT_NPROC, 1},

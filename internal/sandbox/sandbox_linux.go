@@ -112,10 +112,6 @@ func detachedRoot() error {
 	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
-// threads of a process that is a user of its own: 16 vCPUs, the runtime's, and
-// those that wait in the kernel for disks, many times over.
-const threads = 512
-
 // limits keeps a process that was broken into from filling tables and memory: size
 // is what it has mapped, alone whether it will be a user that nobody else is.
 func limits(size uint64, alone bool) error {
@@ -126,12 +122,12 @@ func limits(size uint64, alone bool) error {
 	}
 	all := []limit{
 		{"RLIMIT_CORE", unix.RLIMIT_CORE, 0}, // guest memory is nobody's to read
-		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512},
+		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, Files},
 		{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 10},
 		{"RLIMIT_AS", unix.RLIMIT_AS, size + Growth},
 	}
 	if alone {
-		all = append(all, limit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, threads})
+		all = append(all, limit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, Threads})
 	}
 	for _, l := range all {
 		if err := unix.Setrlimit(l.res, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {

@@ -29,6 +29,8 @@ type Command struct {
 	Argv []string // the program and its leading arguments; Arg and the ID are added
 	Env  []string // beside what bounds the runtime's memory
 	Log  *os.File // standard error: panics and diagnostics
+	// Group is the control group that it is born in, if not nil. Linux only.
+	Group *os.File
 }
 
 // Spawn starts a worker in a session of its own with the given files, which
@@ -68,7 +70,7 @@ func Spawn(c Command, cfg Config, files map[string]*os.File) (*Process, error) {
 	cmd.Dir = "/"
 	cmd.Stderr = c.Log
 	cmd.ExtraFiles = extra
-	cmd.SysProcAttr = sysProcAttr(cfg)
+	cmd.SysProcAttr = sysProcAttr(cfg, c.Group)
 	if err := cmd.Start(); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("start worker: %w", err)

@@ -2,8 +2,11 @@
 
 package worker
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
-func sysProcAttr(cfg Config) *syscall.SysProcAttr {
+func sysProcAttr(cfg Config, group *os.File) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setsid: true}
 }
