@@ -5,6 +5,10 @@
 package skep
 
 import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +42,48 @@ func tripleFaultsEnd() bool {
 	return err != nil
 }
 
-// checkOverhead and tellOverhead: nothing tells what a process has resident beside its mappings
-// of the guest's memory.
-func checkOverhead(*testing.T, int, int64) {}
-func tellOverhead(*testing.T, int, int64)  {}
+// checkOverhead holds a worker to nothing: what it has is told.
+func checkOverhead(t *testing.T, pid int, guest int64) { tellOverhead(t, pid, guest) }
+
+func tellOverhead(t *testing.T, pid int, guest int64) {
+	anon, file := overhead(t, pid, guest)
+	t.Logf("beside its guest's memory the worker has %s, and %s of files", people(anon), people(file))
+}
+
+// overhead is what a process has resident beside its guest's memory, by the
+// kernel's list of its mappings (struct kinfo_vmentry): anonymous memory, and
+// pages of files that it maps, which others may have, too.
+func overhead(t testing.TB, pid int, guest int64) (anon, file int64) {
+	t.Helper()
+	b, err := unix.SysctlRaw("kern.proc.vmmap", pid)
+	if err != nil {
+		t.Fatalf("mappings of process %d: %v", pid, err)
+	}
+	const typeVnode = 2 // KVME_TYPE_VNODE
+	le := binary.LittleEndian
+	page := int64(os.Getpagesize())
+	big := map[string]int64{}
+	for len(b) >= 136 {
+		n := int(le.Uint32(b))
+		if n < 136 || n > len(b) {
+			t.Fatalf("struct kinfo_vmentry has %d bytes", n)
+		}
+		e := b[:n]
+		b = b[n:]
+		size := int64(le.Uint64(e[16:]) - le.Uint64(e[8:]))
+		resident := int64(le.Uint32(e[48:])) * page
+		path, _, _ := bytes.Cut(e[136:], []byte{0})
+		what := fmt.Sprintf("%d %s", le.Uint32(e[4:]), path)
+		switch {
+		case size >= guest/2 && resident > 16*MiB:
+			what = "guest"
+		case le.Uint32(e[4:]) == typeVnode:
+			file += resident
+		default:
+			anon += resident
+		}
+		big[what] += resident >> 10
+	}
+	t.Logf("resident, KiB: %v", big)
+	return anon, file
+}

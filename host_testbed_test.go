@@ -242,6 +242,7 @@ func leftovers(t *testing.T, h *Host, p place) {
 	for _, pid := range workersUnder(p.dir) {
 		t.Errorf("left: worker %d", pid)
 	}
+	noGroups(t, h)
 	if c := h.pool.Claims(); len(c) != 0 {
 		t.Errorf("left: addresses %v", c)
 	}

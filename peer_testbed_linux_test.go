@@ -7,7 +7,6 @@ package skep
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,20 +21,6 @@ import (
 
 // What follows compares a machine of ours, a worker in its sandbox as the daemon
 // starts it, with QEMU's microvm: the same guest, memory, backing file and bridge.
-
-const peerMemory = 512 * MiB
-
-// command has a guest do something, whoever runs it.
-func command(b *testing.B, g *testguest.Client, what ...string) string {
-	b.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.Context()), 2*time.Minute)
-	defer cancel()
-	s, err := g.Do(ctx, what...)
-	if err != nil {
-		b.Fatalf("%s: %v", strings.Join(what, " "), err)
-	}
-	return s
-}
 
 // startQEMU boots the guest under QEMU and waits until it takes commands.
 func startQEMU(b *testing.B, cpus int, memory int64, args ...string) (*testguest.Client, *exec.Cmd) {
@@ -106,22 +91,6 @@ func counts(b *testing.B) []int {
 	return []int{1, 2}
 }
 
-// compare reports what ours and theirs measure, and the ratio of the sums. Each
-// figure is taken from either side in turn, three times, so that what else the host
-// does weighs on both.
-func compare(b *testing.B, unit string, ours, theirs func() float64) {
-	const rounds = 3
-	var o, t float64
-	for range rounds {
-		o += ours()
-		t += theirs()
-	}
-	b.ReportMetric(o/rounds, unit)
-	b.ReportMetric(t/rounds, "qemu-"+unit)
-	b.ReportMetric(o/t, "ratio")
-	b.ReportMetric(0, "ns/op")
-}
-
 // BenchmarkStart compares the time from the order to start a machine until its
 // guest's init takes commands.
 func BenchmarkStart(b *testing.B) {
@@ -153,7 +122,7 @@ func BenchmarkStart(b *testing.B) {
 		_ = cmd.Wait()
 		return took
 	}
-	compare(b, "s/start", ours, theirs)
+	compare(b, "qemu", "s/start", ours, theirs)
 }
 
 // BenchmarkBlock compares disks on the same kind of file, by the guest's own
@@ -179,26 +148,14 @@ func BenchmarkBlock(b *testing.B) {
 			for _, g := range []*testguest.Client{ours, theirs} {
 				command(b, g, "disk-fill", "vda", "0", fmt.Sprint(size), "1")
 			}
-			for _, m := range []struct {
-				mode         string
-				block, depth int
-			}{
-				{"randread", 4096, 1}, {"randread", 4096, 32}, {"randwrite", 4096, 1}, {"randwrite", 4096, 32},
-				{"read", 1 << 20, 4}, {"write", 1 << 20, 4},
-			} {
+			for _, m := range blockModes {
 				b.Run(fmt.Sprintf("%s-%dK-qd%d", m.mode, m.block>>10, m.depth), func(b *testing.B) {
 					measure := func(g *testguest.Client) func() float64 {
 						return func() float64 {
-							f := strings.Fields(command(b, g, "disk-bench", "vda", m.mode, fmt.Sprint(m.block), fmt.Sprint(m.depth), seconds))
-							ops, _ := strconv.ParseFloat(f[0], 64)
-							ns, err := strconv.ParseFloat(f[1], 64)
-							if err != nil {
-								b.Fatal(f)
-							}
-							return ops / ns * 1e9
+							return rate(b, command(b, g, "disk-bench", "vda", m.mode, fmt.Sprint(m.block), fmt.Sprint(m.depth), seconds))
 						}
 					}
-					compare(b, "ops/s", measure(ours), measure(theirs))
+					compare(b, "qemu", "ops/s", measure(ours), measure(theirs))
 				})
 			}
 		})
@@ -230,70 +187,18 @@ func bridgedTap(b *testing.B, name string) {
 
 // BenchmarkNet compares TCP between host and guest through a tap on one bridge.
 func BenchmarkNet(b *testing.B) {
-	const n = 64 * MiB
 	for _, cpus := range counts(b) {
 		b.Run(fmt.Sprintf("cpus=%d", cpus), func(b *testing.B) {
 			m, ours := startOurs(b, newPlace(b), func(s *MachineSpec) { s.CPUs = cpus })
 			bridgedTap(b, "bq0")
 			theirs, _ := startQEMU(b, cpus, peerMemory, "-netdev", "tap,id=n,ifname=bq0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,romfile=")
-			st := m.Status()
-			l, err := net.Listen("tcp", net.JoinHostPort(st.Gateway.String(), "0"))
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.Cleanup(func() { l.Close() })
-			go testguest.ServeTCP(l, func(error) {})
-			type side struct {
-				g    *testguest.Client
-				addr string
-			}
-			o, t := side{ours, st.Address.Addr().String()}, side{theirs, "10.77.0.200"}
+			o := side{g: ours, addr: m.Status().Address.Addr().String()}
+			t := side{g: theirs, addr: "10.77.0.200"}
 			for _, s := range []side{o, t} {
 				nic, _, _ := strings.Cut(command(b, s.g, "nets"), ":")
 				command(b, s.g, "net-up", nic, s.addr+"/24")
-				command(b, s.g, "tcp-serve", "5001")
 			}
-			b.Run("to-guest", func(b *testing.B) {
-				f := func(s side) func() float64 {
-					return func() float64 {
-						theirs, ours, took, err := testguest.SendTCP(net.JoinHostPort(s.addr, "5001"), n, 1)
-						if err != nil || theirs != ours {
-							b.Fatalf("checksums %s and %s: %v", theirs, ours, err)
-						}
-						return float64(n/MiB) / took.Seconds()
-					}
-				}
-				compare(b, "MiB/s", f(o), f(t))
-			})
-			b.Run("from-guest", func(b *testing.B) {
-				f := func(s side) func() float64 {
-					return func() float64 {
-						f := strings.Fields(command(b, s.g, "tcp-send", l.Addr().String(), fmt.Sprint(n), "3"))
-						if len(f) != 3 || f[0] != f[1] {
-							b.Fatalf("checksums differ: %v", f)
-						}
-						ns, err := strconv.ParseFloat(f[2], 64)
-						if err != nil {
-							b.Fatal(err)
-						}
-						return float64(n/MiB) / ns * 1e9
-					}
-				}
-				compare(b, "MiB/s", f(o), f(t))
-			})
-			b.Run("round-trips", func(b *testing.B) {
-				f := func(s side) func() float64 {
-					return func() float64 {
-						const n = 1000
-						ns, err := strconv.ParseFloat(command(b, s.g, "tcp-rr", l.Addr().String(), fmt.Sprint(n), "64"), 64)
-						if err != nil {
-							b.Fatal(err)
-						}
-						return n / ns * 1e9
-					}
-				}
-				compare(b, "trips/s", f(o), f(t))
-			})
+			benchTCP(b, "qemu", m.Status().Gateway.String(), 64*MiB, o, t)
 		})
 	}
 }

@@ -4,15 +4,12 @@ package guestinit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/skepvm/skep/internal/testguest"
@@ -139,23 +136,13 @@ func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
 	return sum.String(), err
 }
 
-// diskBench keeps DEPTH requests under way for a time.
 func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
 	n, err := numbers(a[2:5])
 	if err != nil {
 		return "", err
 	}
-	block, depth, seconds := int(n[0]), int(n[1]), n[2]
-	if block < 512 || block > 16<<20 || depth < 1 || depth > 256 {
-		return "", fmt.Errorf("bad block %d or depth %d", block, depth)
-	}
-	random := strings.HasPrefix(a[1], "rand")
-	write := strings.HasSuffix(a[1], "write")
-	if !write && !strings.HasSuffix(a[1], "read") {
-		return "", fmt.Errorf("bad mode %q", a[1])
-	}
 	mode := os.O_RDONLY
-	if write {
+	if strings.HasSuffix(a[1], "write") {
 		mode = os.O_WRONLY
 	}
 	f, err := direct(a[0], mode)
@@ -167,51 +154,9 @@ func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	blocks := size / int64(block)
-	if blocks == 0 {
-		return "", errors.New("the disk is smaller than a block")
-	}
-	var ops, next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make(chan error, depth)
-	begin := time.Now()
-	until := begin.Add(time.Duration(seconds) * time.Second)
-	for i := range depth {
-		wg.Go(func() {
-			buf, err := aligned(block)
-			if err != nil {
-				errs <- err
-				return
-			}
-			defer unix.Munmap(buf)
-			testguest.Pattern(buf, uint64(i), 0)
-			for time.Now().Before(until) {
-				at := next.Add(1) - 1
-				if random {
-					at = rand.Int64()
-				}
-				at = at % blocks * int64(block)
-				if write {
-					_, err = f.WriteAt(buf, at)
-				} else {
-					_, err = f.ReadAt(buf, at)
-				}
-				if err != nil {
-					errs <- err
-					return
-				}
-				ops.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	spent := time.Since(begin)
-	select {
-	case err := <-errs:
-		return "", err
-	default:
-	}
-	return fmt.Sprintf("%d %d", ops.Load(), spent.Nanoseconds()), nil
+	d := &planDisk{File: f}
+	defer d.free()
+	return testguest.BenchDisk(d, size, a[1], n[0], n[1], time.Duration(n[2])*time.Second)
 }
 
 func diskRange(request uint) func(context.Context, *guest, []string) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,6 +60,7 @@ func run(in io.Reader) error {
 		return err
 	}
 	fmt.Printf("SKEP-INIT up cpus=%d mem=%dMiB release=%s\n", cpus, mem>>20, release)
+	fmt.Println("@@ READY")
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		order, arg, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
@@ -79,6 +81,10 @@ func run(in io.Reader) error {
 			reboot(rbPowerOff)
 		case "":
 		default:
+			if _, err := strconv.Atoi(order); err == nil {
+				answer(order, strings.Fields(arg))
+				continue
+			}
 			fmt.Printf("SKEP-INIT unknown order %q\n", order)
 		}
 	}
