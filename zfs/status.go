@@ -353,9 +353,14 @@ func parseScan(s stats) *Scan {
 	if s.at(pssFunc) == 0 {
 		return nil
 	}
-	return &Scan{
+	out := &Scan{
 		Func: ScanFunc(s.at(pssFunc)), State: ScanState(s.at(pssState)), Start: at(pssStart), End: at(pssEnd),
 		ToExamine: s.at(pssToExamine), Examined: s.at(pssExamined), Issued: s.at(pssIssued), Processed: s.at(pssProcessed),
 		Errors: s.at(pssErrors), Paused: s.at(pssPassPause) != 0,
 	}
+	// The kernel says that it ends some steps before it says when (dsl_scan_done), and locks neither.
+	if (out.State == ScanFinished || out.State == ScanCanceled) && out.End.IsZero() {
+		out.State = Scanning
+	}
+	return out
 }
