@@ -50,18 +50,6 @@ func disks(context.Context, *guest, []string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-func numbers(args []string) ([]uint64, error) {
-	out := make([]uint64, len(args))
-	for i, a := range args {
-		n, err := strconv.ParseUint(a, 10, 63)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = n
-	}
-	return out, nil
-}
-
 // direct opens a disk past the page cache.
 func direct(name string, mode int) (*os.File, error) {
 	return os.OpenFile("/dev/"+strings.TrimPrefix(name, "/dev/"), mode|unix.O_DIRECT, 0)
@@ -73,7 +61,7 @@ func aligned(n int) ([]byte, error) {
 }
 
 func diskFill(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:4])
+	n, err := testguest.Numbers(a[1:4])
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +106,7 @@ func readSum(f *os.File, buf []byte, offset, length uint64) (sum testguest.Sum, 
 }
 
 func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}
@@ -137,7 +125,7 @@ func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
 }
 
 func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[2:5])
+	n, err := testguest.Numbers(a[2:5])
 	if err != nil {
 		return "", err
 	}
@@ -161,7 +149,7 @@ func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
 
 func diskRange(request uint) func(context.Context, *guest, []string) (string, error) {
 	return func(_ context.Context, _ *guest, a []string) (string, error) {
-		n, err := numbers(a[1:3])
+		n, err := testguest.Numbers(a[1:3])
 		if err != nil {
 			return "", err
 		}
@@ -180,7 +168,7 @@ func diskSerial(_ context.Context, _ *guest, a []string) (string, error) {
 
 // diskVerify plays a testguest.Plan.
 func diskVerify(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:6])
+	n, err := testguest.Numbers(a[1:6])
 	if err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/skepvm/skep/internal/testguest"
 	"golang.org/x/sys/unix"
 )
 
@@ -79,7 +80,7 @@ func high(n int) (buf []byte, at uint64, free func(), err error) {
 // diskHigh writes the Pattern by a buffer above 4 GiB, clears the buffer, and
 // reads the disk back into it.
 func diskHigh(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:4])
+	n, err := testguest.Numbers(a[1:4])
 	if err != nil {
 		return "", err
 	}

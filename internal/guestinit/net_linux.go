@@ -80,7 +80,7 @@ func tcpServe(_ context.Context, g *guest, a []string) (string, error) {
 }
 
 func tcpSend(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}
@@ -89,7 +89,7 @@ func tcpSend(_ context.Context, _ *guest, a []string) (string, error) {
 }
 
 func tcpRoundTrips(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}
@@ -107,7 +107,7 @@ func udpServe(_ context.Context, g *guest, a []string) (string, error) {
 }
 
 func udpPlay(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,4 +74,17 @@ func BenchDisk(d BenchDevice, size int64, mode string, block, depth uint64, last
 	default:
 	}
 	return fmt.Sprintf("%d %d", ops.Load(), spent.Nanoseconds()), nil
+}
+
+// Numbers reads the decimal arguments of a command.
+func Numbers(args []string) ([]uint64, error) {
+	out := make([]uint64, len(args))
+	for i, a := range args {
+		n, err := strconv.ParseUint(a, 10, 63)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
 }

@@ -54,25 +54,13 @@ func answer(id string, f []string) {
 	fmt.Printf("@@ OK %s %s\n", id, text)
 }
 
-func numbers(args []string) ([]uint64, error) {
-	out := make([]uint64, len(args))
-	for i, a := range args {
-		n, err := strconv.ParseUint(a, 10, 63)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = n
-	}
-	return out, nil
-}
-
 // device is a disk: the kernel caches none.
 type device struct{ *os.File }
 
 func (device) Buffer(n int) ([]byte, error) { return make([]byte, n), nil }
 
 func diskBench(a []string) (string, error) {
-	n, err := numbers(a[2:5])
+	n, err := testguest.Numbers(a[2:5])
 	if err != nil {
 		return "", err
 	}
@@ -131,7 +119,7 @@ func tcpServe(a []string) (string, error) {
 }
 
 func tcpSend(a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}
@@ -140,7 +128,7 @@ func tcpSend(a []string) (string, error) {
 }
 
 func tcpRoundTrips(a []string) (string, error) {
-	n, err := numbers(a[1:3])
+	n, err := testguest.Numbers(a[1:3])
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +138,7 @@ func tcpRoundTrips(a []string) (string, error) {
 
 // portReads reads a port for a time: each leaves the guest.
 func portReads(a []string) (string, error) {
-	n, err := numbers(a[:2])
+	n, err := testguest.Numbers(a[:2])
 	if err != nil {
 		return "", err
 	}
