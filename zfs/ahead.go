@@ -22,12 +22,17 @@ type ahead struct {
 	wg  sync.WaitGroup
 	// free has a token for each walk that may begin. It never is waited for, so that no two walks wait for each other.
 	free chan struct{}
+	// mounted is where file systems are mounted, of which no error tells: it is for what is quicker there.
+	mounted func() map[string][]mountPoint
 }
 
 // newAhead gives a function besides that ends all walks and waits for them.
 func newAhead(ctx context.Context) (*ahead, func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &ahead{ctx: ctx, free: make(chan struct{}, lookAhead)}
+	a := &ahead{ctx: ctx, free: make(chan struct{}, lookAhead), mounted: sync.OnceValue(func() map[string][]mountPoint {
+		m, _ := mounts()
+		return m
+	})}
 	for range lookAhead {
 		a.free <- struct{}{}
 	}

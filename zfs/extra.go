@@ -20,6 +20,7 @@ import (
 type mountPoint struct {
 	at      string
 	options string // words, with commas
+	device  uint64 // on Linux
 }
 
 // mountWords are the options of a mount that stand in for a property, in the

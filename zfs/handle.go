@@ -109,7 +109,13 @@ func (h *Handle) call(ctx context.Context, op string, req zcmd.Op, name string, 
 func perName(op string, req zcmd.Op, about []string, out *nvlist.List, err error) error {
 	var errs []error
 	for name, v := range out.All() {
-		if n, ok := v.Int(); ok && n != 0 && name != "N_MORE_ERRORS" {
+		n, ok := v.Int()
+		if !ok || n == 0 || name == "N_MORE_ERRORS" {
+			continue
+		}
+		// Two snapshots of a dataset in one transaction group: the kernel tries the second
+		// again in the next (dsl_sync_task), and leaves the first try's EAGAIN in its reply.
+		if syscall.Errno(n) != syscall.EAGAIN {
 			errs = append(errs, fail(op, req, name, syscall.Errno(n)))
 		}
 	}

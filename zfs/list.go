@@ -117,6 +117,9 @@ func word(k string) string {
 // It is several requests ahead of who reads it: each opens a dataset that is not
 // mounted anew, which takes a processor's time, and a disk's where it is not cached.
 //
+// The names of a mounted file system's snapshots (NamesOnly) come from its own
+// directory of them, hundreds in one call of the kernel.
+//
 // A channel program does not do it for many at once: with properties it takes
 // longer than the requests do (each zfs.get_prop opens the dataset anew), and
 // for the names of snapshots, where it takes two thirds to three quarters of

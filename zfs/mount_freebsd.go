@@ -34,7 +34,7 @@ func mounts() (map[string][]mountPoint, error) {
 		for i := range buf[:n] {
 			if cString(buf[i].Fstypename[:]) == "zfs" {
 				name := cString(buf[i].Mntfromname[:])
-				out[name] = append(out[name], mountPoint{cString(buf[i].Mntonname[:]), mountOptions(buf[i].Flags)})
+				out[name] = append(out[name], mountPoint{at: cString(buf[i].Mntonname[:]), options: mountOptions(buf[i].Flags)})
 			}
 		}
 		return out, nil

@@ -5,6 +5,7 @@ package zfs
 import (
 	"bufio"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,10 +27,21 @@ func mounts() (map[string][]mountPoint, error) {
 		b, a := strings.Fields(before), strings.Fields(after)
 		if ok && len(b) >= 6 && len(a) >= 3 && a[0] == "zfs" {
 			name := unescapeMount(a[1])
-			out[name] = append(out[name], mountPoint{unescapeMount(b[4]), mountOptions(b[5], a[2])})
+			out[name] = append(out[name], mountPoint{at: unescapeMount(b[4]), options: mountOptions(b[5], a[2]), device: device(b[2])})
 		}
 	}
 	return out, s.Err()
+}
+
+// device reads "98:0".
+func device(s string) uint64 {
+	major, minor, _ := strings.Cut(s, ":")
+	a, err := strconv.ParseUint(major, 10, 32)
+	b, berr := strconv.ParseUint(minor, 10, 32)
+	if err != nil || berr != nil {
+		return 0
+	}
+	return unix.Mkdev(uint32(a), uint32(b))
 }
 
 // mountOptions are those of a mount and of its file system, as /proc/mounts has

@@ -2,7 +2,11 @@
 
 package zfs
 
-import "testing"
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
 
 func TestMountOptions(t *testing.T) {
 	for _, c := range []struct{ mount, super, has, not string }{
@@ -13,6 +17,14 @@ func TestMountOptions(t *testing.T) {
 		got := mountOptions(c.mount, c.super)
 		if !hasOption(got, c.has) || hasOption(got, c.not) || !hasOption(got, "xattr") || !hasOption(got, "relatime") {
 			t.Errorf("%s of %s: %s", c.mount, c.super, got)
+		}
+	}
+}
+
+func TestMountDevice(t *testing.T) {
+	for s, want := range map[string]uint64{"0:45": unix.Mkdev(0, 45), "259:70000": unix.Mkdev(259, 70000), "": 0, "7": 0, "x:1": 0, "1:-1": 0, "1:4294967296": 0} {
+		if got := device(s); got != want {
+			t.Errorf("%q: %#x, not %#x", s, got, want)
 		}
 	}
 }

@@ -99,6 +99,12 @@ func (w *walk) children(name string, depth int) bool {
 }
 
 func (w *walk) snapshots(name string) bool {
+	return w.requestSnapshots(name, "", w.q.namesOnly && w.q.minTxg == 0 && w.q.maxTxg == 0)
+}
+
+// requestSnapshots tells the snapshots behind one that was told, "" for all. If
+// there are some, the file system's directory of them may tell them instead.
+func (w *walk) requestSnapshots(name, told string, directory bool) bool {
 	r := w.h.dev.Request(name)
 	defer r.Release()
 	if w.q.minTxg != 0 || w.q.maxTxg != 0 {
@@ -118,7 +124,7 @@ func (w *walk) snapshots(name string) bool {
 		r.Cmd.ObjsetStats = zcmd.ObjsetStats{}
 		done, err := w.next(r, zcmd.SnapshotList, props)
 		if done {
-			return true
+			return told == "" || w.lost(name, told)
 		}
 		if errors.Is(err, syscall.EINTR) {
 			r.Cmd.Cookie = cookie
@@ -131,10 +137,33 @@ func (w *walk) snapshots(name string) bool {
 		if err != nil {
 			return w.fail(&Error{Op: "list", Name: name, Err: err})
 		}
-		if !w.emit(w.finish(w.h.fromCmd(&r.Cmd, l)), nil) {
-			return false
+		if cookie == 0 && directory {
+			if d := w.snapshotDir(name); d != nil {
+				return d.tell(w)
+			}
+		}
+		d := w.h.fromCmd(&r.Cmd, l)
+		switch {
+		case told == "":
+			if !w.emit(w.finish(d), nil) {
+				return false
+			}
+		case told == d.Name:
+			told = ""
 		}
 	}
+}
+
+// lost ends a walk whose place among the snapshots has gone, unless all of them have.
+func (w *walk) lost(name, told string) bool {
+	there, err := w.h.Exists(w.ctx, name)
+	switch {
+	case err != nil:
+		return w.fail(err)
+	case there:
+		return w.fail(&Error{Op: "list", Name: name, Kind: ErrBusy, Hint: "it was unmounted, and " + told + " destroyed, while its snapshots were listed"})
+	}
+	return true
 }
 
 // finish adds to a dataset what is read besides, and leaves what was asked for.

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skepvm/skep/zfs/internal/zcmd"
+	"github.com/skepvm/skep/zfs/nvlist"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -237,6 +238,17 @@ func TestCreateAndSnapshots(t *testing.T) {
 	if k.ds["tank/a@y"] != nil {
 		t.Error("not all or nothing")
 	}
+	// The kernel tried twice, as another snapshot was in the same transaction group, and says so although it made it.
+	k.answer = func(op zcmd.Op, c *zcmd.Cmd, dst []byte) (syscall.Errno, bool) {
+		if op != zcmd.Snapshot {
+			return 0, false
+		}
+		return zcmd.FakeReply(c, dst, nvlist.New(nvlist.P("tank/a@again", int32(syscall.EAGAIN)))), true
+	}
+	if err := h.CreateSnapshots(ctx, []string{"tank/a@again"}, nil); err != nil {
+		t.Error(err)
+	}
+	k.answer = nil
 	for names, want := range map[string]error{
 		"tank/a@x other/a@x": ErrCrossesPools, "tank/a": ErrInvalidName, "tank/a@": ErrInvalidName, "tank/a@x/y": ErrInvalidName,
 		"tank@" + strings.Repeat("x", 260): ErrNameTooLong,

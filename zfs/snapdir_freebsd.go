@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: BSD-2-Clause
+
+package zfs
+
+import "golang.org/x/sys/unix"
+
+const snapDirInode = 2 // ZFSCTL_INO_SNAPDIR, which no file has
+
+// has reports whether what is open is in this mount's file system.
+func (m mountPoint) has(fd int, _ *unix.Stat_t, name string) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(fd, &st) == nil && cString(st.Fstypename[:]) == "zfs" && cString(st.Mntfromname[:]) == name
+}
