@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -27,9 +28,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child opens as many files as it gets, once its standard input has ended.
+// child takes as much as it gets of what it is to take, once its standard input has ended.
 func child() int {
 	io.Copy(io.Discard, os.Stdin)
+	if os.Getenv(childOf) == "threads" {
+		return threads()
+	}
 	for n := 0; ; n++ {
 		if _, err := unix.Dup(1); err != nil {
 			fmt.Println(n, err)
@@ -42,22 +46,43 @@ func child() int {
 	}
 }
 
+// threads has goroutines that keep a thread each: one that gets none ends the process.
+func threads() int {
+	for range 2 * sandbox.Threads {
+		started := make(chan bool)
+		go func() {
+			runtime.LockOSThread()
+			started <- true
+			select {}
+		}()
+		<-started
+	}
+	fmt.Println(2*sandbox.Threads, "threads")
+	return 1
+}
+
 // TestRules: a process has the rules that it was given, is bound by them, and they
 // go with it. A kernel that keeps none says so.
 func TestRules(t *testing.T) {
 	h, err := Open()
+	for what, refused := range map[string]string{"files": unix.EMFILE.Error(), "threads": "failed to create new OS thread"} {
+		t.Run(what, func(t *testing.T) { testRules(t, h, err, what, refused) })
+	}
+}
+
+func testRules(t *testing.T, h *Host, err error, what, refused string) {
 	exe, exeErr := os.Executable()
 	if exeErr != nil {
 		t.Fatal(exeErr)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), childOf+"=1")
+	cmd.Env = append(os.Environ(), childOf+"="+what)
 	in, inErr := cmd.StdinPipe()
 	if inErr != nil {
 		t.Fatal(inErr)
 	}
 	var out strings.Builder
-	cmd.Stdout = &out
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,8 +108,8 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s is not among %q", want, rules)
 		}
 	}
-	if waitErr != nil || !strings.Contains(out.String(), unix.EMFILE.Error()) {
-		t.Errorf("it opened %s files: %v", out.String(), waitErr)
+	if !strings.Contains(out.String(), refused) {
+		t.Errorf("it took %.500s: %v", out.String(), waitErr)
 	}
 	if rules, err := rctl(unix.SYS_RCTL_GET_RULES, filter); err == nil && rules != "" {
 		t.Errorf("its rules are left: %s", rules)
