@@ -127,6 +127,8 @@ func (h *Handle) cloneProgram(ctx context.Context, snapshot, name string, props 
 		return false, nil
 	case errno == 0:
 		return true, nil
+	case step == 1 && syscall.Errno(errno) == syscall.EAGAIN:
+		return false, nil // another snapshot of the dataset is in this transaction group: a request waits for the next
 	case step == 1:
 		return true, fail("snapshot", zcmd.Snapshot, snapshot, syscall.Errno(errno))
 	case step == 2:

@@ -44,6 +44,7 @@ func TestSnapshotAndClone(t *testing.T) {
 		{"a native property", "2.4.0-1", gave(3, 0), Props{"a:b": "c", "volmode": "none"}, false, nil, "", requests},
 		{"many properties", "2.4.0-1", gave(3, 0), Props{"a:1": "", "a:2": "", "a:3": "", "a:4": "", "a:5": ""}, false, nil, "", requests},
 		{"snapshot there", "2.4.0-1", gave(1, int64(syscall.EEXIST)), nil, false, ErrExists, "tank/a@1", "[ChannelProgram]"},
+		{"a snapshot in the same group", "2.4.0-1", gave(1, int64(syscall.EAGAIN)), nil, false, nil, "", "[ChannelProgram Snapshot Clone]"},
 		{"no parent", "2.4.0-1", gave(2, int64(syscall.ENOENT)), nil, false, ErrNotFound, "tank/c", "[ChannelProgram]"},
 		{"no room for a property", "2.4.0-1", gave(3, int64(syscall.ENOSPC)), Props{"a:b": "c"}, false, ErrNoSpace, "tank/c", "[ChannelProgram]"},
 		{"clone there", "2.3.2-1", nil, nil, true, ErrExists, "tank/c", "[Snapshot Clone DestroySnaps]"},

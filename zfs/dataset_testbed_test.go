@@ -797,6 +797,14 @@ func TestRealSnapshotAndClone(t *testing.T) {
 	if one := snap.CreateTxg == d.CreateTxg; one != h.known().AtLeast(2, 4) {
 		t.Errorf("OpenZFS %s: the snapshot in transaction group %d, the clone in %d", h.known().Text, snap.CreateTxg, d.CreateTxg)
 	}
+	// Many that want the same volume's snapshot at once are in each other's transaction group.
+	var clones []string
+	for i := range 24 {
+		clones = append(clones, fmt.Sprintf("%s/many%d", p, i))
+	}
+	atOnce(t, clones, func(name string) error {
+		return h.SnapshotAndClone(ctx, p+"/v@"+name[len(p)+1:], name, Props{"skep:a": "1"})
+	})
 	if err := h.SnapshotAndClone(ctx, p+"/v@2", p+"/c2", Props{"volmode": "none", "skep:a": "2"}); err != nil {
 		t.Fatal(err)
 	}
