@@ -20,7 +20,7 @@ import (
 type mountPoint struct {
 	at      string
 	options string // words, with commas
-	device  uint64 // on Linux
+	device  uint64 // what tells it from other file systems
 }
 
 // mountWords are the options of a mount that stand in for a property, in the

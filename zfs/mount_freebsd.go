@@ -34,11 +34,15 @@ func mounts() (map[string][]mountPoint, error) {
 		for i := range buf[:n] {
 			if cString(buf[i].Fstypename[:]) == "zfs" {
 				name := cString(buf[i].Mntfromname[:])
-				out[name] = append(out[name], mountPoint{at: cString(buf[i].Mntonname[:]), options: mountOptions(buf[i].Flags)})
+				out[name] = append(out[name], mountPoint{at: cString(buf[i].Mntonname[:]), options: mountOptions(buf[i].Flags), device: device(&buf[i])})
 			}
 		}
 		return out, nil
 	}
+}
+
+func device(s *unix.Statfs_t) uint64 {
+	return uint64(uint32(s.Fsid.Val[0])) | uint64(uint32(s.Fsid.Val[1]))<<32
 }
 
 // mountOptions names the flags that say something of a property.

@@ -42,7 +42,7 @@ func (d *snapDir) open() (fd int, err error) {
 		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && (st.Ino != snapDirInode || !d.mount.has(fd, &st, d.name)) {
+	if err = unix.Fstat(fd, &st); err == nil && (st.Ino != snapDirInode || !d.mount.has(fd, &st)) {
 		err = errNotSnapshots
 	}
 	if err != nil {

@@ -96,8 +96,7 @@ func linuxMachine(ctx context.Context, cache *build.Cache, spec Spec, m *machine
 			return err
 		}
 		layers = append([]string{"zfs"}, layers...)
-		// Tests' pools are small: leave the memory to guests.
-		modules = append(modules, "zfs:zfs_arc_max=268435456")
+		modules = append(modules, fmt.Sprintf("zfs:zfs_arc_max=%d", arcMax(spec.MemoryMB)))
 	}
 	if err := m.disk("modules", host.Modules, true); err != nil {
 		return err
@@ -144,6 +143,10 @@ func trueKVM() (ok bool, flag string) {
 	}
 	return false, ""
 }
+
+// arcMax is what OpenZFS may cache, in bytes. The pools of most tests are small: it
+// leaves the memory to guests, and takes half of what a machine has above the default.
+func arcMax(memoryMB int) int { return 256<<20 + max(0, memoryMB-defaultMemoryMB)<<20/2 }
 
 // disk adds a virtio disk of that serial over an open file.
 func (m *machine) disk(serial, path string, readOnly bool) error {

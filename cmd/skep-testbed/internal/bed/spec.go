@@ -30,6 +30,8 @@ const (
 	QEMUEnv   = "SKEP_QEMU"
 )
 
+const defaultMemoryMB = 4096
+
 // ZFSVersions are those that a Linux testbed can have.
 var ZFSVersions = []string{"none", "2.1", "2.3"}
 
@@ -63,7 +65,7 @@ func (s *Spec) Complete() error {
 	if s.CPUs, err = number(s.CPUs, CPUsEnv, cpus, 1, 64); err != nil {
 		return err
 	}
-	s.MemoryMB, err = number(s.MemoryMB, MemoryEnv, 4096, 512, 1<<20)
+	s.MemoryMB, err = number(s.MemoryMB, MemoryEnv, defaultMemoryMB, 512, 1<<20)
 	return err
 }
 
