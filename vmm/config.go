@@ -3,6 +3,7 @@
 package vmm
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,8 @@ var ErrConfig = errors.New("bad machine configuration")
 type Config struct {
 	// Name is the machine's name: 1..64 bytes of [a-zA-Z0-9_.-], not beginning
 	// with a dot or dash. bhyve names the machine so in the kernel, and a second
-	// one of that name fails with hv.ErrExists. Empty means "skep-PID".
+	// one of that name fails with hv.ErrExists. Empty means "skep-PID-" and eight
+	// characters that no other has.
 	Name string
 	// CPUs is the number of vCPUs, 1..hv.MaxVCPUs. 0 means 1.
 	CPUs int
@@ -134,7 +136,8 @@ func badf(format string, a ...any) error {
 // withDefaults returns the configuration with every default filled in.
 func (c Config) withDefaults() Config {
 	if c.Name == "" {
-		c.Name = fmt.Sprintf("skep-%d", os.Getpid())
+		// The kernel of FreeBSD has one machine of a name, also in one process.
+		c.Name = fmt.Sprintf("skep-%d-%s", os.Getpid(), rand.Text()[:8])
 	}
 	if c.CPUs == 0 {
 		c.CPUs = 1
