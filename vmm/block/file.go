@@ -286,6 +286,10 @@ func (b *File) WriteZeroes(off, n int64, unmap bool) error {
 		}
 		b.zero.Store(false)
 	}
+	return b.writeZeroes(off, n)
+}
+
+func (b *File) writeZeroes(off, n int64) error {
 	for n > 0 {
 		k := min(n, int64(len(zeroes)))
 		if err := b.all("zero", opWrite, [][]byte{zeroes[:k]}, off); err != nil {
