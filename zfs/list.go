@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/skepvm/skep/zfs/nvlist"
@@ -19,6 +20,7 @@ type query struct {
 	depth     int
 	props     []string
 	allProps  bool
+	want      func(string) bool // of what the kernel tells; nil for all
 	namesOnly bool
 	minTxg    uint64
 	maxTxg    uint64
@@ -67,6 +69,9 @@ func newQuery(opts []Option) *query {
 		if full, ok := aliases[p]; ok {
 			q.props[i] = full
 		}
+	}
+	if !q.allProps {
+		q.want = func(name string) bool { return slices.Contains(q.props, name) }
 	}
 	return q
 }

@@ -88,7 +88,7 @@ func (w *walk) children(name string, depth int) bool {
 		if err != nil {
 			return later.drain(w) && w.fail(fail("list", zcmd.DatasetListNext, name, err))
 		}
-		props, err := r.Reply()
+		props, err := r.ReplySome(w.q.want)
 		if err != nil {
 			return later.drain(w) && w.fail(&Error{Op: "list", Name: name, Err: err})
 		}
@@ -133,7 +133,7 @@ func (w *walk) requestSnapshots(name, told string, directory bool) bool {
 		if err != nil {
 			return w.fail(fail("list", zcmd.SnapshotList, name, err))
 		}
-		l, err := r.Reply()
+		l, err := r.ReplySome(w.q.want)
 		if err != nil {
 			return w.fail(&Error{Op: "list", Name: name, Err: err})
 		}

@@ -125,7 +125,8 @@ type decoder struct {
 	end int
 	xdr bool
 
-	spare []List // for lists within lists, of which a kernel's replies have many small ones
+	want  func(name string) bool // of the pairs at the top; nil for all
+	spare []List                 // for lists within lists, of which a kernel's replies have many small ones
 }
 
 // list gives an empty list. A few are made at a time, so that what is kept of a
@@ -146,6 +147,24 @@ func Decode(b []byte) (*List, error) {
 		return nil, fmt.Errorf("nvlist: decode: %d of %d bytes used: %w", n, len(b), ErrTrailing)
 	}
 	return l, err
+}
+
+// DecodeSome is Decode of only those pairs at the top whose names want reports, of all if it is nil.
+// In the native encoding the others are stepped over by the sizes that they
+// give: their names may be there twice, and what is in them may be malformed.
+func DecodeSome(b []byte, want func(name string) bool) (*List, error) {
+	d, l, err := newDecoder(b)
+	d.want = want
+	if err == nil {
+		err = d.pairs(l, 1)
+	}
+	if err == nil && d.off != len(b) {
+		err = ErrTrailing
+	}
+	if err != nil {
+		return nil, d.wrap(err)
+	}
+	return l, nil
 }
 
 // DecodePrefix decodes an encoded list at the start of b and gives the number of bytes it took.
@@ -238,17 +257,29 @@ func (d *decoder) pairs(l *List, depth int) error {
 		if err != nil || last {
 			return err
 		}
+		if p.Value.typ == 0 {
+			continue
+		}
 		if !l.add(p) {
 			return fmt.Errorf("%q: %w", p.Name, ErrDuplicate)
 		}
 	}
 }
 
+// pair gives one without a type for a pair that is not wanted.
 func (d *decoder) pair(depth int) (Pair, bool, error) {
-	if d.xdr {
-		return d.xdrPair(depth)
+	if !d.xdr {
+		return d.nativePair(depth)
 	}
-	return d.nativePair(depth)
+	p, last, err := d.xdrPair(depth)
+	if !last && err == nil && !d.wanted(p.Name, depth) {
+		p = Pair{}
+	}
+	return p, last, err
+}
+
+func (d *decoder) wanted(name string, depth int) bool {
+	return depth > 1 || d.want == nil || d.want(name)
 }
 
 // take gives the next n bytes.

@@ -209,40 +209,85 @@ func (d *decoder) u32() (uint32, error) {
 	return le32at(s, 0), nil
 }
 
-func (d *decoder) nativePair(depth int) (p Pair, last bool, err error) {
+// nativeHeader is what a pair says of itself, and value what lies in the pair behind it.
+type nativeHeader struct {
+	name  string
+	typ   Type
+	nelem uint32
+	value string
+}
+
+func (d *decoder) nativeHeader() (h nativeHeader, last bool, err error) {
 	size, err := d.u32()
 	if err != nil || size == 0 {
-		return p, true, err
+		return h, true, err
 	}
 	d.off -= 4
 	if size%8 != 0 || size < nativePairHeader+8 {
-		return p, false, fmt.Errorf("pair size %d: %w", size, ErrSyntax)
+		return h, false, fmt.Errorf("pair size %d: %w", size, ErrSyntax)
 	}
 	if size > maxSize {
-		return p, false, ErrTruncated
+		return h, false, ErrTruncated
 	}
 	s, err := d.take(int(size))
 	if err != nil {
-		return p, false, err
+		return h, false, err
 	}
 	nameLen := int(int16(le16at(s, 4))) - 1
-	nelem := le32at(s, 8)
-	typ := Type(le32at(s, 12))
 	valOff := align8(nativePairHeader + nameLen + 1)
 	if nameLen < 0 || le16at(s, 6) != 0 || valOff > len(s) || s[nativePairHeader+nameLen] != 0 {
-		return p, false, fmt.Errorf("name size %d in a pair of %d: %w", nameLen+1, size, ErrSyntax)
+		return h, false, fmt.Errorf("name size %d in a pair of %d: %w", nameLen+1, size, ErrSyntax)
 	}
-	p.Name = s[nativePairHeader : nativePairHeader+nameLen]
-	if strings.IndexByte(p.Name, 0) >= 0 {
-		return p, false, fmt.Errorf("NUL inside a name: %w", ErrSyntax)
+	h = nativeHeader{s[nativePairHeader : nativePairHeader+nameLen], Type(le32at(s, 12)), le32at(s, 8), s[valOff:]}
+	if strings.IndexByte(h.name, 0) >= 0 {
+		return h, false, fmt.Errorf("NUL inside a name: %w", ErrSyntax)
 	}
-	if err = checkCount(typ, nelem); err == nil {
-		p.Value, err = d.nativeValue(typ, nelem, s[valOff:], depth)
+	if err := checkCount(h.typ, h.nelem); err != nil {
+		return h, false, fmt.Errorf("%q: %w", h.name, err)
+	}
+	return h, false, nil
+}
+
+func (d *decoder) nativePair(depth int) (p Pair, last bool, err error) {
+	h, last, err := d.nativeHeader()
+	if err != nil || last {
+		return p, last, err
+	}
+	if !d.wanted(h.name, depth) {
+		err = d.nativeSkip(h, depth)
+	} else {
+		p.Name = h.name
+		p.Value, err = d.nativeValue(h.typ, h.nelem, h.value, depth)
 	}
 	if err != nil {
-		err = fmt.Errorf("%q: %w", p.Name, err)
+		err = fmt.Errorf("%q: %w", h.name, err)
 	}
 	return p, false, err
+}
+
+// nativeSkip steps over the lists that lie behind a pair.
+func (d *decoder) nativeSkip(h nativeHeader, depth int) error {
+	if h.typ != TypeList && h.typ != TypeLists {
+		return nil
+	}
+	if depth >= maxDepth {
+		return ErrDepth
+	}
+	for range h.nelem {
+		for {
+			in, last, err := d.nativeHeader()
+			if err == nil && !last {
+				err = d.nativeSkip(in, depth+1)
+			}
+			if err != nil {
+				return err
+			}
+			if last {
+				break
+			}
+		}
+	}
+	return nil
 }
 
 func checkCount(t Type, nelem uint32) error {

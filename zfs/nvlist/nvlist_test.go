@@ -366,6 +366,12 @@ func TestDepth(t *testing.T) {
 			if _, err := Decode(deep); !errors.Is(err, ErrDepth) {
 				t.Errorf("decode beyond depth: %v", err)
 			}
+			if _, err := DecodeSome(deep, func(string) bool { return false }); !errors.Is(err, ErrDepth) {
+				t.Errorf("step over what is beyond depth: %v", err)
+			}
+			if some, err := DecodeSome(b, func(string) bool { return false }); err != nil || some.Len() != 0 {
+				t.Errorf("step over depth %d: %v, %v", maxDepth, some, err)
+			}
 		}
 	}
 }
@@ -476,6 +482,47 @@ func TestMemoryBound(t *testing.T) {
 	}
 }
 
+// chosen has the pairs of l whose names want reports.
+func chosen(l *List, want func(string) bool) *List {
+	out := New()
+	for name, v := range l.All() {
+		if want(name) {
+			out.Set(name, v)
+		}
+	}
+	return out
+}
+
+// DecodeSome gives of every list what was asked for, and nothing else.
+func TestDecodeSome(t *testing.T) {
+	for _, enc := range []Encoding{Native, XDR} {
+		rapid.Check(t, func(t *rapid.T) {
+			l := genList(3).Draw(t, "list")
+			b, err := l.Encode(enc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keep := map[string]bool{}
+			for name := range l.All() {
+				keep[name] = rapid.Bool().Draw(t, "keep")
+			}
+			want := func(name string) bool { return keep[name] }
+			some, err := DecodeSome(b, want)
+			if err != nil || !some.Equal(chosen(l, want)) {
+				t.Fatalf("of %v wanted %v, have %v: %v", l, keep, some, err)
+			}
+			for n := range b {
+				if _, err := DecodeSome(b[:n], want); !errors.Is(err, ErrSyntax) {
+					t.Fatalf("cut at %d: %v", n, err)
+				}
+			}
+			if _, err := DecodeSome(append(b, 0), want); !errors.Is(err, ErrTrailing) {
+				t.Fatalf("a byte more: %v", err)
+			}
+		})
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, g := range golden {
 		b, err := g.list.Encode(g.enc)
@@ -500,6 +547,10 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, n, err := DecodePrefix(b)
+		odd := func(name string) bool { return len(name)%2 == 1 }
+		if _, someErr := DecodeSome(b, odd); someErr != nil && !errors.Is(someErr, ErrSyntax) && !errors.Is(someErr, ErrEncoding) {
+			t.Fatalf("unclassified error: %v", someErr)
+		}
 		if err != nil {
 			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) {
 				t.Fatalf("unclassified error: %v", err)
@@ -510,6 +561,9 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%d of %d bytes", n, len(b))
 		}
 		_ = l.String()
+		if some, err := DecodeSome(b[:n], odd); err != nil || !some.Equal(chosen(l, odd)) {
+			t.Fatalf("some of %v are %v: %v", l, some, err)
+		}
 		for _, enc := range []Encoding{Native, XDR} {
 			out, err := l.Encode(enc)
 			if err != nil {
@@ -546,6 +600,23 @@ func BenchmarkEncode(b *testing.B) {
 			}
 			b.SetBytes(int64(len(buf)))
 		})
+	}
+}
+
+func BenchmarkDecodeSome(b *testing.B) {
+	buf, err := properties(60).Encode(Native)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(buf)))
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		n = 0
+		l, err := DecodeSome(buf, func(string) bool { n++; return n%15 == 0 })
+		if err != nil || l.Len() != 4 {
+			b.Fatal(l, err)
+		}
 	}
 }
 

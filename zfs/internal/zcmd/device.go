@@ -216,14 +216,17 @@ func (r *Request) Raw() []byte {
 }
 
 // Reply decodes the reply; nil if the kernel gave none.
-func (r *Request) Reply() (*nvlist.List, error) {
+func (r *Request) Reply() (*nvlist.List, error) { return r.ReplySome(nil) }
+
+// ReplySome decodes only those pairs of the reply whose names want reports; nil for all.
+func (r *Request) ReplySome(want func(name string) bool) (*nvlist.List, error) {
 	if r.Cmd.DstFilled == 0 || r.Cmd.NvlistDstSize == 0 {
 		return nil, nil
 	}
 	if r.Cmd.NvlistDstSize > uint64(len(r.dst)) {
 		return nil, fmt.Errorf("reply of %d bytes in a buffer of %d: %w", r.Cmd.NvlistDstSize, len(r.dst), nvlist.ErrTruncated)
 	}
-	l, err := nvlist.Decode(r.dst[:r.Cmd.NvlistDstSize])
+	l, err := nvlist.DecodeSome(r.dst[:r.Cmd.NvlistDstSize], want)
 	if err != nil {
 		return nil, fmt.Errorf("the kernel's reply: %w", err)
 	}
