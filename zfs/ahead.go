@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -24,7 +25,15 @@ type ahead struct {
 	free chan struct{}
 	// mounted is where file systems are mounted, of which no error tells: it is for what is quicker there.
 	mounted func() map[string][]mountPoint
+	// bare tells, where snapshots are asked for, whether the last dataset of a
+	// depth had none. A request for those that are not there takes as long as any
+	// other, so the next dataset of that depth is asked, along with its name, for
+	// its last snapshot: a host's images may have snapshots, its machines none.
+	bare [16]atomic.Bool
 }
+
+// bareAt has one for all that is deeper than most hosts go.
+func (a *ahead) bareAt(depth int) *atomic.Bool { return &a.bare[min(depth, len(a.bare)-1)] }
 
 // newAhead gives a function besides that ends all walks and waits for them.
 func newAhead(ctx context.Context) (*ahead, func()) {
@@ -76,7 +85,7 @@ type queue []*part
 
 // visit walks a dataset: at once if it is its turn, ahead of it if it may.
 func (q *queue) visit(w *walk, d *Dataset, depth int) bool {
-	if w.q.kinds&(Snapshot|Bookmark) == 0 && !w.q.descends(d, depth) {
+	if w.q.kinds&Bookmark == 0 && (w.q.kinds&Snapshot == 0 || d.bare) && !w.q.descends(d, depth) {
 		*q = append(*q, &part{there: d})
 		return len(*q) <= w.q.perPart() || q.first(w)
 	}

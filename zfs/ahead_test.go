@@ -3,6 +3,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,13 +43,21 @@ func TestAheadKeepsOrder(t *testing.T) {
 			parent := rapid.SampledFrom(names).Draw(rt, "parent")
 			names = append(names, fmt.Sprintf("%s/d%d", parent, i))
 		}
+		clones := map[string]string{} // what has no snapshots of its own has its origin as the last one
 		for i, n := range slices.Clone(names) {
+			if rapid.Bool().Draw(rt, "clone") {
+				clones[n] = n + "<tank/other@origin"
+			}
 			for s := range rapid.IntRange(0, 3).Draw(rt, "snapshots") {
 				names = append(names, fmt.Sprintf("%s@s%d-%d", n, i, s))
 			}
 		}
+		for i, n := range names {
+			names[i] = cmp.Or(clones[n], n)
+		}
 		k, h := newKernel(t, names...)
-		for snaps, opts := range map[bool][]Option{false: {NamesOnly}, true: {Snapshots, With("used")}} {
+		for _, opts := range [][]Option{{NamesOnly}, {Snapshots, With("used")}, {Snapshots, NamesOnly}, {Snapshots, With()}, {Snapshots}} {
+			snaps := newQuery(opts).kinds == Snapshot
 			var got []string
 			for d, err := range h.Descend(t.Context(), "tank", opts...) {
 				if err != nil {
@@ -57,10 +66,47 @@ func TestAheadKeepsOrder(t *testing.T) {
 				got = append(got, d.Name)
 			}
 			if want := k.inOrder("tank", snaps); !slices.Equal(got, want) {
-				rt.Fatalf("snapshots %v:\ngot  %v\nwant %v", snaps, got, want)
+				rt.Fatalf("%+v:\ngot  %v\nwant %v", newQuery(opts), got, want)
 			}
 		}
 	})
+}
+
+// Datasets whose siblings have no snapshots are asked for their last one along
+// with their names, and not for all if they have none.
+func TestBareDatasetsAreNotAsked(t *testing.T) {
+	k, h := wide(t)
+	want := []string{"tank/p3@s", "tank/p3/d7@s", "tank/p19/d19@s"}
+	for _, n := range want {
+		k.add(n, objsetFilesystem, "")
+	}
+	for _, tc := range []struct {
+		opts []Option
+		most int // requests for snapshots; with names alone it is up to who is ahead of whom
+	}{
+		{[]Option{Snapshots, NamesOnly}, 100},
+		{[]Option{Snapshots, With("used")}, 1 + 2*len(want)},
+	} {
+		k.calls = nil
+		var got []string
+		for d, err := range h.Descend(t.Context(), "tank", tc.opts...) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = append(got, d.Name); d.Value(prevSnap) != "" || d.props != nil != newQuery(tc.opts).wantProps() {
+				t.Errorf("%s has properties that nobody asked for: %v", d.Name, d.props)
+			}
+		}
+		asked := 0
+		for _, op := range k.calls {
+			if op == zcmd.SnapshotList {
+				asked++
+			}
+		}
+		if !slices.Equal(got, want) || asked > tc.most {
+			t.Errorf("%v, %d requests for snapshots of 421 datasets, %d at most", got, asked, tc.most)
+		}
+	}
 }
 
 // wide is a model with 20 parents of 20 children each.

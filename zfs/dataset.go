@@ -25,6 +25,7 @@ type Dataset struct {
 	Clones       uint64 // of a snapshot: how many clones it has
 	Inconsistent bool   // the remains of a receive that was cut
 
+	bare    bool // the kernel said that it has no snapshots
 	props   *nvlist.List
 	asked   []string // the properties that were asked for; nil for all
 	version Version  // of the module, for what it takes as the default

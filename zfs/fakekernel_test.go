@@ -119,6 +119,13 @@ func (k *kernel) stats(c *zcmd.Cmd, dst []byte, name string) syscall.Errno {
 			}
 		}
 	}
+	last := n.origin
+	if own := k.below(name, "@"); len(own) > 0 {
+		last = own[len(own)-1]
+	}
+	if last != "" {
+		nvlist.Set(l, prevSnap, nvlist.New(nvlist.P("value", last)))
+	}
 	nvlist.Set(l, "used", nvlist.New(nvlist.P("value", n.txg)))
 	if clones.Len() > 0 {
 		nvlist.Set(l, "clones", nvlist.New(nvlist.P("value", clones)))

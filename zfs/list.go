@@ -71,7 +71,8 @@ func newQuery(opts []Option) *query {
 		}
 	}
 	if !q.allProps {
-		q.want = func(name string) bool { return slices.Contains(q.props, name) }
+		snaps := q.kinds&Snapshot != 0
+		q.want = func(name string) bool { return snaps && name == prevSnap || slices.Contains(q.props, name) }
 	}
 	return q
 }
@@ -123,7 +124,8 @@ func word(k string) string {
 // mounted anew, which takes a processor's time, and a disk's where it is not cached.
 //
 // The names of a mounted file system's snapshots (NamesOnly) come from its own
-// directory of them, hundreds in one call of the kernel.
+// directory of them, hundreds in one call of the kernel. Those that have no
+// snapshots are not asked for them, where their siblings have none either.
 //
 // A channel program does not do it for many at once: with properties it takes
 // longer than the requests do (each zfs.get_prop opens the dataset anew), and

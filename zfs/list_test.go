@@ -59,11 +59,14 @@ func grows(t *testing.T, h *Handle, root string, expect, n int, opts ...Option) 
 // hugePool answers for a pool of n datasets, a hundred to a parent, with s
 // snapshots each, which it makes up as they are asked for.
 func hugePool(n, s int) zcmd.Kernel {
-	reply, err := nvlist.New(
-		nvlist.P("used", nvlist.New(nvlist.P("value", uint64(1)))),
-		nvlist.P("creation", nvlist.New(nvlist.P("value", uint64(1)))),
-		nvlist.P("filler", nvlist.New(nvlist.P("value", strings.Repeat("x", 4000)), nvlist.P("source", "tank"))),
-	).Encode(nvlist.Native)
+	answer := func(name string) ([]byte, error) {
+		return nvlist.New(
+			nvlist.P("used", nvlist.New(nvlist.P("value", uint64(1)))),
+			nvlist.P("creation", nvlist.New(nvlist.P("value", uint64(1)))),
+			nvlist.P("prevsnap", nvlist.New(nvlist.P("value", name+"@snapshot"))),
+			nvlist.P("filler", nvlist.New(nvlist.P("value", strings.Repeat("x", 4000)), nvlist.P("source", "tank"))),
+		).Encode(nvlist.Native)
+	}
 	return func(op zcmd.Op, c *zcmd.Cmd, _, _, dst []byte) syscall.Errno {
 		name := zcmd.String(c.Name[:])
 		depth := strings.Count(name, "/")
@@ -82,8 +85,12 @@ func hugePool(n, s int) zcmd.Kernel {
 		}
 		c.Cookie++
 		c.ObjsetStats.GUID, c.ObjsetStats.Type = 1, objsetFilesystem
-		if err != nil || len(dst) < len(reply) {
+		if dst == nil {
 			return 0
+		}
+		reply, err := answer(zcmd.String(c.Name[:]))
+		if err != nil || len(dst) < len(reply) {
+			return syscall.ENOMEM
 		}
 		c.NvlistDstSize, c.DstFilled = uint64(copy(dst, reply)), 1
 		return 0

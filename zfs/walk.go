@@ -20,9 +20,19 @@ type walk struct {
 	q      *query
 	extras *extras
 	ahead  *ahead
-	level  int // how many walks this one is ahead of
+	level  int  // how many walks this one is ahead of
+	none   bool // the last dataset whose snapshots were asked for had none
 	// emit takes what was found, in order, and reports whether the walk goes on.
 	emit func(*Dataset, error) bool
+}
+
+// prevSnap is the name of a dataset's last snapshot in what the kernel tells of
+// it; for a clone that has none it is its origin.
+const prevSnap = "prevsnap"
+
+// bare reports whether the kernel's answer says that a dataset has no snapshots.
+func (q *query) bare(name string, props *nvlist.List) bool {
+	return q.kinds&Snapshot != 0 && !strings.HasPrefix(props.List(prevSnap).Str("value"), name+"@")
 }
 
 // fail gives the error that ends the walk.
@@ -36,8 +46,11 @@ func (w *walk) visit(d *Dataset, depth int) bool {
 	if w.q.kinds&d.Kind != 0 && !w.emit(d, nil) {
 		return false
 	}
-	if w.q.kinds&Snapshot != 0 && !w.snapshots(d.Name) {
-		return false
+	if w.q.kinds&Snapshot != 0 && !d.bare {
+		if !w.snapshots(d.Name) {
+			return false
+		}
+		w.ahead.bareAt(depth).Store(w.none)
 	}
 	if w.q.kinds&Bookmark != 0 {
 		marks, err := w.h.Bookmarks(w.ctx, d.Name)
@@ -73,11 +86,12 @@ func (w *walk) children(name string, depth int) bool {
 	r := w.h.dev.Request(name)
 	defer r.Release()
 	var later queue
+	depth++
 	for {
 		r.SetName(name) // the kernel wrote the child's over it
 		cookie := r.Cmd.Cookie
 		r.Cmd.ObjsetStats = zcmd.ObjsetStats{}
-		done, err := w.next(r, zcmd.DatasetListNext, w.q.wantProps())
+		done, err := w.next(r, zcmd.DatasetListNext, w.q.wantProps() || w.ahead.bareAt(depth).Load())
 		if done {
 			return later.drain(w)
 		}
@@ -92,7 +106,12 @@ func (w *walk) children(name string, depth int) bool {
 		if err != nil {
 			return later.drain(w) && w.fail(&Error{Op: "list", Name: name, Err: err})
 		}
-		if d := w.h.fromCmd(&r.Cmd, props); !strings.ContainsAny(d.Name, "$%") && !later.visit(w, w.finish(d), depth+1) {
+		d := w.h.fromCmd(&r.Cmd, props)
+		if props != nil {
+			d.bare = w.q.bare(d.Name, props)
+			w.ahead.bareAt(depth).Store(d.bare)
+		}
+		if !strings.ContainsAny(d.Name, "$%") && !later.visit(w, w.finish(d), depth) {
 			return false
 		}
 	}
@@ -105,6 +124,7 @@ func (w *walk) snapshots(name string) bool {
 // requestSnapshots tells the snapshots behind one that was told, "" for all. If
 // there are some, the file system's directory of them may tell them instead.
 func (w *walk) requestSnapshots(name, told string, directory bool) bool {
+	w.none = false
 	r := w.h.dev.Request(name)
 	defer r.Release()
 	if w.q.minTxg != 0 || w.q.maxTxg != 0 {
@@ -124,6 +144,7 @@ func (w *walk) requestSnapshots(name, told string, directory bool) bool {
 		r.Cmd.ObjsetStats = zcmd.ObjsetStats{}
 		done, err := w.next(r, zcmd.SnapshotList, props)
 		if done {
+			w.none = cookie == 0
 			return told == "" || w.lost(name, told)
 		}
 		if errors.Is(err, syscall.EINTR) {
@@ -170,6 +191,9 @@ func (w *walk) lost(name, told string) bool {
 func (w *walk) finish(d *Dataset) *Dataset {
 	if w.extras != nil && w.q.kinds&d.Kind != 0 {
 		w.h.add(w.ctx, w.extras, d)
+	}
+	if !w.q.wantProps() {
+		d.props = nil // it was asked for one that tells of snapshots
 	}
 	w.q.keep(d)
 	return d
