@@ -95,6 +95,9 @@ func TestRealInheritReceived(t *testing.T) {
 	if err := h.SendTree(ctx, &b, p+"/from@s", SendTreeOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if all, err := h.ReceivedProperties(ctx, p+"/from"); err != nil || len(all) != 0 {
+		t.Error("received", all, err)
+	}
 	to := p + "/to"
 	if _, err := h.ReceiveTree(ctx, &b, to, ReceiveTreeOptions{}); err != nil {
 		t.Fatal(err)
@@ -115,6 +118,7 @@ func TestRealInheritReceived(t *testing.T) {
 			t.Fatal(err)
 		}
 		want("set", prop, value[1], SourceLocal)
+		compareReceived(t, h, to, prop, value[0])
 		if err := h.Inherit(ctx, to, prop, true); err != nil {
 			t.Fatal(err)
 		}
@@ -128,6 +132,35 @@ func TestRealInheritReceived(t *testing.T) {
 		t.Error("what was received still stands", d.Value("u:x"), d.Value("compression"), err)
 	}
 	compareDatasets(t, h, to)
+}
+
+// compareReceived looks for a value below the one that was set here, and holds all of them against zfs get.
+func compareReceived(t *testing.T, h *Handle, name, prop, value string) {
+	t.Helper()
+	all, err := h.ReceivedProperties(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range all {
+		got = append(got, p.Name+" "+p.Value)
+	}
+	if !slices.Contains(got, prop+" "+value) {
+		t.Errorf("received are %q, without %s %s", got, prop, value)
+	}
+	if !oracle(t) {
+		return
+	}
+	var want []string
+	for _, l := range lines(tool(t, "zfs", "get", "-Hp", "-o", "property,received", "all", name)) {
+		if f := strings.Split(l, "\t"); len(f) == 2 && f[1] != "-" {
+			want = append(want, f[0]+" "+f[1])
+		}
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("received:\nours %q\nzfs  %q", got, want)
+	}
 }
 
 func TestRealMounts(t *testing.T) {

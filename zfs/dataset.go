@@ -4,6 +4,7 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -251,6 +252,35 @@ func (h *Handle) Get(ctx context.Context, name string, props ...string) (*Datase
 	h.add(ctx, x, d)
 	q.keep(d)
 	return d, nil
+}
+
+// ReceivedProperties gives the properties that came with a stream, by name, also
+// those whose value here is another by now; none for what was not received with any.
+func (h *Handle) ReceivedProperties(ctx context.Context, name string) ([]Property, error) {
+	const op = "get"
+	d, err := h.get(ctx, op, name, false)
+	if err != nil || d.Kind == Bookmark {
+		return nil, err
+	}
+	r := h.dev.Request(name)
+	defer r.Release()
+	if err := r.Do(ctx, zcmd.ObjsetRecvd); errors.Is(err, syscall.ENOTSUP) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fail(op, zcmd.ObjsetRecvd, name, err)
+	}
+	if d.props, err = r.Reply(); err != nil {
+		return nil, &Error{Op: op, Name: name, Err: err}
+	}
+	var out []Property
+	for prop := range d.props.All() {
+		if p, ok := d.Property(prop); ok {
+			p.Source, p.From = SourceReceived, ""
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b Property) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
 }
 
 // Stat is Get without the properties, and cheaper.

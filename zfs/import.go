@@ -349,7 +349,9 @@ func (h *Handle) Import(ctx context.Context, c *Candidate, o ImportOptions) erro
 	if err != nil {
 		return &Error{Op: op, Name: name, Kind: ErrInvalid, Err: err}
 	}
-	if err = fail(op, zcmd.PoolImport, name, r.Do(ctx, zcmd.PoolImport)); err == nil {
+	// No answer is asked for: one too large for its buffer would stand for the
+	// error, and the pool be imported all the same.
+	if err = fail(op, zcmd.PoolImport, name, r.DoOnce(ctx, zcmd.PoolImport)); err == nil {
 		return nil
 	}
 	text := ""

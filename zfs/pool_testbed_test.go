@@ -253,7 +253,8 @@ func TestRealImport(t *testing.T) {
 			t.Error(out)
 		}
 	}
-	if err := h.Import(ctx, found[0], ImportOptions{Name: p + "n", Props: Props{"altroot": "/var/tmp/alt", "cachefile": "none"}}); err != nil {
+	// By a handle that has no large buffer from the search left.
+	if err := open(t).Import(ctx, found[0], ImportOptions{Name: p + "n", Props: Props{"altroot": "/var/tmp/alt", "cachefile": "none"}}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { destroyTestPool(t, h, p+"n"); _ = os.RemoveAll("/var/tmp/alt") })
@@ -474,4 +475,34 @@ func TestRealHistoryAndEvents(t *testing.T) {
 	if !created || !snap {
 		t.Error("events are missing", created, snap)
 	}
+}
+
+// A pool's history is a ring behind the record of its creation: the oldest records give way.
+func TestRealHistoryWraps(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	p := testPool(t, h, 256*mib)
+	long := strings.Repeat("x", 8000)
+	last := 0
+	for i := range 400 {
+		if err := h.Set(ctx, p, Props{"t:long": long, "t:i": fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if i%20 != 19 {
+			continue
+		}
+		compareHistory(t, h, p)
+		all, err := h.PoolHistory(ctx, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) <= last {
+			t.Logf("%d records are left of %d sets", len(all), i+1)
+			if i > 2*last {
+				return
+			}
+		}
+		last = max(last, len(all))
+	}
+	t.Errorf("it never wrapped: %d records", last)
 }

@@ -159,14 +159,19 @@ func (s *PoolSpec) paths() []string {
 
 // tree is the root vdev's nvlist.
 func (s *PoolSpec) tree() (*nvlist.List, error) {
+	if len(s.Data) == 0 {
+		return nil, errors.New("no devices")
+	}
+	return s.anyTree()
+}
+
+// anyTree is tree for what need not have data devices.
+func (s *PoolSpec) anyTree() (*nvlist.List, error) {
 	ashift, err := uint64(0), error(nil)
 	if a := s.Props["ashift"]; a != "" {
 		if ashift, err = ParseSize(a); err != nil || ashift != 0 && (ashift < 9 || ashift > 16) {
 			return nil, fmt.Errorf("ashift %s: want 9 to 16", a)
 		}
-	}
-	if len(s.Data) == 0 {
-		return nil, errors.New("no devices")
 	}
 	return vdevTree(ashift, s.Data, s.Logs, s.Special, s.Dedup, s.Cache, s.Spares)
 }
@@ -246,12 +251,7 @@ func (h *Handle) AddVdevs(ctx context.Context, name string, s PoolSpec) error {
 	if err := checkNewOrOld(op, name); err != nil {
 		return err
 	}
-	root, err := func() (*nvlist.List, error) {
-		if len(s.Data) > 0 {
-			return s.tree()
-		}
-		return vdevTree(0, nil, s.Logs, s.Special, s.Dedup, s.Cache, s.Spares)
-	}()
+	root, err := s.anyTree()
 	if err != nil {
 		return deviceError(op, name, "", err, ErrInvalid)
 	}
