@@ -178,6 +178,16 @@ func TestCloudImageToSSH(t *testing.T) {
 			t.Errorf("allocated %d before fstrim, %d after", full, after)
 		}
 	})
+	t.Run("fio verifies", func(t *testing.T) {
+		// Requests of mixed sizes, many at a time, flushes between them, and
+		// discards of what is free meanwhile.
+		out := g.in(t).run("(for i in 1 2 3 4; do sudo fstrim /; sleep 1; done) & " +
+			"fio --name=v --directory=/var/tmp --size=16m --rw=randwrite --bssplit=4k/50:16k/30:64k/15:256k/5 --ioengine=libaio --iodepth=16 --direct=1 --fsync=16" +
+			" --verify=crc32c --verify_fatal=1 --verify_state_save=0 --minimal && wait && echo verified")
+		if !strings.HasSuffix(strings.TrimSpace(out), "verified") {
+			t.Error(out)
+		}
+	})
 	t.Run("daemon killed", func(t *testing.T) {
 		g := g.in(t)
 		up := g.bootID()
