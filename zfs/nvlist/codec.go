@@ -125,6 +125,8 @@ type decoder struct {
 	end int
 	xdr bool
 
+	empty int // in XDR: empty arrays so far, see checkXDRSizes
+
 	want  func(name string) bool // of the pairs at the top; nil for all
 	spare []List                 // for lists within lists, of which a kernel's replies have many small ones
 }
@@ -248,6 +250,35 @@ func (d *decoder) wrap(err error) error {
 	return fmt.Errorf("nvlist: decode at byte %d: %w", d.off, err)
 }
 
+// pairError says in which pair err is. Its text is made when it is asked for,
+// and not at each of the levels that it passes.
+type pairError struct {
+	name string
+	err  error
+}
+
+func inPair(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &pairError{name, err}
+}
+
+func (e *pairError) Unwrap() error { return e.err }
+
+func (e *pairError) Error() string {
+	var b strings.Builder
+	for {
+		fmt.Fprintf(&b, "%.40q: ", e.name)
+		in, ok := e.err.(*pairError)
+		if !ok {
+			b.WriteString(e.err.Error())
+			return b.String()
+		}
+		e = in
+	}
+}
+
 func (d *decoder) pairs(l *List, depth int) error {
 	if depth > maxDepth {
 		return ErrDepth
@@ -261,7 +292,7 @@ func (d *decoder) pairs(l *List, depth int) error {
 			continue
 		}
 		if !l.add(p) {
-			return fmt.Errorf("%q: %w", p.Name, ErrDuplicate)
+			return inPair(p.Name, ErrDuplicate)
 		}
 	}
 }

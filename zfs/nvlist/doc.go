@@ -6,9 +6,10 @@
 // nvlist_alloc(3).
 //
 // What is read is not trusted: every length, count, depth, terminator and
-// duplicate is checked before memory is allocated for it, and the result takes
-// a small multiple of the input. Strings of a decoded list share one copy of
-// the input; clone a string that should outlive its list.
+// duplicate is checked before memory is allocated for it. Decoding allocates in
+// all, of good input or bad, at most 32 bytes for each byte of the input, and
+// 64 KiB. Strings of a decoded list share one copy of the input; clone a string
+// that should outlive its list.
 //
 // The package knows nothing of ioctls or of ZFS names. It imports the standard
 // library only, and anything may import it.

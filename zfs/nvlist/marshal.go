@@ -4,6 +4,7 @@ package nvlist
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,7 +18,10 @@ import (
 //
 //	omitempty  leave out a zero value
 //	flag       a bool field that is a Flag pair when true and no pair when false
-//	rest       a *List field that takes the pairs which no other field names
+//	rest       a *List field that takes the pairs which no other field names;
+//	           of several, in embedded structs too, the first does
+//
+// Two pairs of one name are ErrDuplicate.
 func Marshal(v any) (*List, error) {
 	rv := reflect.ValueOf(v)
 	for rv.Kind() == reflect.Pointer && !rv.IsNil() {
@@ -73,6 +77,12 @@ func marshalStruct(l *List, rv reflect.Value, depth int) error {
 	if depth > maxDepth {
 		return ErrDepth
 	}
+	put := func(name string, v Value) error {
+		if !l.add(Pair{name, v}) {
+			return fmt.Errorf("%s: %w", name, ErrDuplicate)
+		}
+		return nil
+	}
 	for _, f := range fields(rv.Type()) {
 		fv := rv.Field(f.index)
 		switch {
@@ -83,14 +93,16 @@ func marshalStruct(l *List, rv reflect.Value, depth int) error {
 			continue
 		case f.rest:
 			for name, v := range fv.Interface().(*List).All() {
-				if !l.add(Pair{name, v}) {
-					return fmt.Errorf("%s: %w", name, ErrDuplicate)
+				if err := put(name, v); err != nil {
+					return err
 				}
 			}
 			continue
 		case f.flag:
 			if fv.Bool() {
-				Set(l, f.name, Flag{})
+				if err := put(f.name, Of(Flag{})); err != nil {
+					return err
+				}
 			}
 			continue
 		case f.omitEmpty && fv.IsZero(), fv.Kind() == reflect.Pointer && fv.IsNil():
@@ -100,8 +112,8 @@ func marshalStruct(l *List, rv reflect.Value, depth int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
-		if !l.add(Pair{f.name, v}) {
-			return fmt.Errorf("%s: %w", f.name, ErrDuplicate)
+		if err := put(f.name, v); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -183,8 +195,8 @@ func (l *List) Unmarshal(v any) error {
 
 func (l *List) unmarshalStruct(rv reflect.Value) error {
 	named := map[string]bool{}
-	rest := -1
-	if err := l.unmarshalFields(rv, named, &rest); err != nil || rest < 0 {
+	var rest reflect.Value
+	if err := l.unmarshalFields(rv, named, &rest); err != nil || !rest.IsValid() {
 		return err
 	}
 	r := &List{}
@@ -193,22 +205,23 @@ func (l *List) unmarshalStruct(rv reflect.Value) error {
 			r.add(Pair{name, v})
 		}
 	}
-	rv.Field(rest).Set(reflect.ValueOf(r))
+	rest.Set(reflect.ValueOf(r))
 	return nil
 }
 
-func (l *List) unmarshalFields(rv reflect.Value, named map[string]bool, rest *int) error {
+func (l *List) unmarshalFields(rv reflect.Value, named map[string]bool, rest *reflect.Value) error {
 	for _, f := range fields(rv.Type()) {
 		fv := rv.Field(f.index)
 		if f.inline {
-			none := -1
-			if err := l.unmarshalFields(fv, named, &none); err != nil {
+			if err := l.unmarshalFields(fv, named, rest); err != nil {
 				return err
 			}
 			continue
 		}
 		if f.rest {
-			*rest = f.index
+			if !rest.IsValid() {
+				*rest = fv
+			}
 			continue
 		}
 		named[f.name] = true
@@ -249,6 +262,11 @@ func unmarshalValue(fv reflect.Value, v Value) error {
 	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		if i, ok := v.Int(); ok && !fv.OverflowInt(i) {
 			fv.SetInt(i)
+			return nil
+		}
+	case reflect.Float64:
+		if v.typ == TypeFloat64 {
+			fv.SetFloat(math.Float64frombits(v.num))
 			return nil
 		}
 	case reflect.String:

@@ -116,3 +116,66 @@ func TestUnmarshalWidths(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Collector is embedded, and takes for the struct around it what that does not name.
+type Collector struct {
+	Known string `nv:"known"`
+	Rest  *List  `nv:",rest"`
+}
+
+func TestRestEmbedded(t *testing.T) {
+	type outer struct {
+		Collector
+		X uint32 `nv:"x"`
+	}
+	l := New(P("known", "k"), P("one", uint8(1)), P("x", uint32(7)), P("two", "2"))
+	var v outer
+	if err := l.Unmarshal(&v); err != nil || v.X != 7 || v.Known != "k" || !v.Rest.Equal(New(P("one", uint8(1)), P("two", "2"))) {
+		t.Errorf("%+v %v", v, err)
+	}
+	back, err := Marshal(v)
+	if err != nil || back.Len() != l.Len() {
+		t.Errorf("%v %v", back, err)
+	}
+	// Of two the first takes all, so that nothing is there twice.
+	type both struct {
+		First *List `nv:",rest"`
+		Collector
+	}
+	var b both
+	if err := l.Unmarshal(&b); err != nil || b.Known != "k" || b.First.Len() != 3 || b.Rest.Len() != 0 {
+		t.Errorf("%+v %v", b, err)
+	}
+	if back, err = Marshal(b); err != nil || back.Len() != l.Len() {
+		t.Errorf("%v %v", back, err)
+	}
+}
+
+func TestMarshalDuplicate(t *testing.T) {
+	for _, v := range []any{
+		struct {
+			A uint8 `nv:"x"`
+			B bool  `nv:"x,flag"`
+		}{1, true},
+		struct {
+			A bool   `nv:"x,flag"`
+			B string `nv:"x"`
+		}{true, ""},
+		struct {
+			Inner
+			X string `nv:"a"`
+		}{},
+		struct {
+			A    uint8 `nv:"x"`
+			Rest *List `nv:",rest"`
+		}{1, New(P("x", uint8(2)))},
+		struct {
+			Collector
+			X uint8 `nv:"x"`
+		}{Collector{Rest: New(P("x", uint8(2)))}, 1},
+	} {
+		if l, err := Marshal(v); !errors.Is(err, ErrDuplicate) {
+			t.Errorf("%+v: %v %v", v, l, err)
+		}
+	}
+}

@@ -243,7 +243,7 @@ func (d *decoder) nativeHeader() (h nativeHeader, last bool, err error) {
 		return h, false, fmt.Errorf("NUL inside a name: %w", ErrSyntax)
 	}
 	if err := checkCount(h.typ, h.nelem); err != nil {
-		return h, false, fmt.Errorf("%q: %w", h.name, err)
+		return h, false, inPair(h.name, err)
 	}
 	return h, false, nil
 }
@@ -259,10 +259,7 @@ func (d *decoder) nativePair(depth int) (p Pair, last bool, err error) {
 		p.Name = h.name
 		p.Value, err = d.nativeValue(h.typ, h.nelem, h.value, depth)
 	}
-	if err != nil {
-		err = fmt.Errorf("%q: %w", h.name, err)
-	}
-	return p, false, err
+	return p, false, inPair(h.name, err)
 }
 
 // nativeSkip steps over the lists that lie behind a pair.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -434,51 +433,6 @@ func TestAccess(t *testing.T) {
 	}
 	if s := everyType().String(); !strings.Contains(s, `"lists": [{`) || !strings.Contains(s, `"flag", `) {
 		t.Error(s)
-	}
-}
-
-// allocated is the number of bytes that f allocates.
-func allocated(f func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
-}
-
-// The worst that an input of a given size can make the decoder allocate, growth of slices and maps included.
-func TestMemoryBound(t *testing.T) {
-	const n = 20000
-	flags, empties := New(), make([]*List, n)
-	for i := range n {
-		Set(flags, fmt.Sprint(i), Flag{})
-		empties[i] = New()
-	}
-	for name, l := range map[string]*List{
-		"flags": flags, "lists": New(P("l", empties)), "strings": New(P("s", make([]string, n))),
-		"bytes": New(P("b", make([]byte, 8*n))), "bools": New(P("b", make([]bool, n))),
-	} {
-		for _, enc := range []Encoding{Native, XDR} {
-			b, err := l.Encode(enc)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := allocated(func() { _, err = Decode(b) })
-			if err != nil || got > uint64(24*len(b)) {
-				t.Errorf("%s, encoding %d: %d bytes for an input of %d: %v", name, enc, got, len(b), err)
-			}
-		}
-	}
-	// A claim of many elements without the bytes for them allocates nothing to speak of.
-	for _, enc := range []Encoding{Native, XDR} {
-		b, _ := New(P("l", []*List{New()}), P("s", []string{"x"})).Encode(enc)
-		for i := 12; i < len(b); i++ {
-			c := slices.Clone(b)
-			c[i] = 0x7f
-			if got := allocated(func() { _, _ = Decode(c) }); got > 64<<10 {
-				t.Errorf("encoding %d, 7f at %d: %d bytes", enc, i, got)
-			}
-		}
 	}
 }
 

@@ -12,7 +12,10 @@ import (
 // The XDR encoding (RFC 4506 units): a pair is {encoded size, native size,
 // name, type, nelem, data}, everything padded to 4 and big endian. A nested
 // list stands inside its pair with a header of its own.
-const xdrPairMin = 5 * 4
+const (
+	xdrPairMin    = 5 * 4
+	xdrEmptyCount = 4 // see checkXDRSizes
+)
 
 func align4(n int) int { return (n + 3) &^ 3 }
 
@@ -186,7 +189,7 @@ func (d *decoder) xdrString() (string, error) {
 }
 
 func (d *decoder) xdrPair(depth int) (p Pair, last bool, err error) {
-	start := d.off
+	start, end, empty := d.off, d.end, d.empty
 	encLen, err := d.be32()
 	if err != nil {
 		return p, false, err
@@ -198,60 +201,76 @@ func (d *decoder) xdrPair(depth int) (p Pair, last bool, err error) {
 	if encLen == 0 && decLen == 0 {
 		return p, true, nil
 	}
-	if encLen < xdrPairMin || encLen > maxSize || int(encLen) > d.end-start {
+	room := int64(end - start)
+	if encLen < xdrPairMin || encLen > maxSize || int64(encLen) > room+room*xdrEmptyCount/xdrPairMin {
 		return p, false, fmt.Errorf("pair of %d bytes: %w", encLen, ErrTruncated)
 	}
+	d.end = start + int(min(room, int64(encLen)))
+	p, err = d.xdrPairBody(depth)
+	if err == nil {
+		err = checkXDRSizes(p, d.off-start, (d.empty-empty)*xdrEmptyCount, encLen, decLen)
+	}
+	d.end = end
+	return p, false, inPair(p.Name, err)
+}
+
+// xdrPairBody reads a pair behind its sizes. What is in the pair ends where it ends.
+func (d *decoder) xdrPairBody(depth int) (p Pair, err error) {
 	if p.Name, err = d.xdrString(); err != nil {
-		return p, false, err
+		return p, err
 	}
 	if len(p.Name) >= math.MaxInt16 {
-		return p, false, fmt.Errorf("name of %d bytes: %w", len(p.Name), ErrSyntax)
+		return p, fmt.Errorf("name of %d bytes: %w", len(p.Name), ErrSyntax)
 	}
 	t, err := d.be32()
 	if err != nil {
-		return p, false, err
+		return p, err
 	}
 	nelem, err := d.be32()
 	if err != nil {
-		return p, false, err
+		return p, err
 	}
 	typ := Type(t)
-	if err = checkCount(typ, nelem); err == nil {
-		p.Value, err = d.xdrValue(typ, int(nelem), start+int(encLen), depth)
+	if err := checkCount(typ, nelem); err != nil {
+		return p, err
 	}
-	if err == nil {
-		err = checkXDRSizes(p, nelem, d.off-start, encLen, decLen)
+	if nelem == 0 && isArray(typ) {
+		d.empty++
 	}
-	if err != nil {
-		err = fmt.Errorf("%q: %w", p.Name, err)
-	}
-	return p, false, err
+	p.Value, err = d.xdrValue(typ, int(nelem), depth)
+	return p, err
 }
 
 // checkXDRSizes holds the two sizes that a pair claims against what it was.
-// The kernel counts the 4 bytes of an empty array's count without writing them.
-func checkXDRSizes(p Pair, nelem uint32, got int, encLen, decLen uint32) error {
-	slack := 0
-	if nelem == 0 && isArray(p.Value.typ) {
-		slack = 4
-	}
+// The kernel counts the 4 bytes of an empty array's count without writing
+// them, in the pair and in every pair around it: it may claim slack bytes more.
+func checkXDRSizes(p Pair, got, slack int, encLen, decLen uint32) error {
 	native, err := nativeSize(p)
 	if err != nil {
 		return err
 	}
-	if int(encLen) != got && int(encLen) != got+slack || decLen > maxSize || int(decLen) < native {
+	more := int(encLen) - got
+	if more < 0 || more > slack || more%xdrEmptyCount != 0 || decLen > maxSize || int(decLen) < native {
 		return fmt.Errorf("sizes %d and %d, want %d and %d: %w", encLen, decLen, got, native, ErrSyntax)
 	}
 	return nil
 }
 
-// xdrValue reads a value whose pair ends at limit, which bounds every allocation.
-func (d *decoder) xdrValue(t Type, n, limit, depth int) (Value, error) {
-	v := Value{typ: t}
-	room := limit - d.off
-	if room < 0 {
-		return v, ErrTruncated
+// firstElems is the room that an array of strings or lists starts with.
+const firstElems = 8
+
+// roomFor makes room for one more of the n elements that were promised. What a
+// promise allocates is never more than twice what was read of it.
+func roomFor[E any](s []E, n int) []E {
+	if len(s) < cap(s) {
+		return s
 	}
+	return append(make([]E, 0, min(n, max(firstElems, 2*len(s)))), s...)
+}
+
+func (d *decoder) xdrValue(t Type, n, depth int) (Value, error) {
+	v := Value{typ: t}
+	room := d.end - d.off
 	var err error
 	switch t {
 	case TypeFlag:
@@ -261,9 +280,11 @@ func (d *decoder) xdrValue(t Type, n, limit, depth int) (Value, error) {
 		if n > room/4 {
 			return v, ErrTruncated
 		}
-		out := make([]string, n)
-		for i := 0; i < n && err == nil; i++ {
-			out[i], err = d.xdrString()
+		out := []string{}
+		for len(out) < n && err == nil {
+			var s string
+			s, err = d.xdrString()
+			out = append(roomFor(out, n), s)
 		}
 		v.ref = out
 	case TypeList:
@@ -274,10 +295,11 @@ func (d *decoder) xdrValue(t Type, n, limit, depth int) (Value, error) {
 		if n > room/16 {
 			return v, ErrTruncated
 		}
-		ls := make([]*List, n)
-		for i := 0; i < n && err == nil; i++ {
-			ls[i] = d.list()
-			err = d.xdrNested(ls[i], depth)
+		ls := []*List{}
+		for len(ls) < n && err == nil {
+			l := d.list()
+			ls = append(roomFor(ls, n), l)
+			err = d.xdrNested(l, depth)
 		}
 		v.ref = ls
 	case TypeBytes:
