@@ -89,6 +89,23 @@ func parseVersion(s string) (Version, error) {
 
 // call sends one request of the new style and gives the reply, which may be nil. The reply comes with an error too.
 func (h *Handle) call(ctx context.Context, op string, req zcmd.Op, name string, in *nvlist.List) (*nvlist.List, error) {
+	return h.callBy(ctx, (*zcmd.Request).Do, op, req, name, in)
+}
+
+// callStream is call for a request that moves a stream, through a pipe that is in its input. It is
+// sent once, and signals are kept from it: the kernel, which between two records gives up for any,
+// would begin anew behind what it has written, or with what it has not yet read.
+func (h *Handle) callStream(ctx context.Context, op string, req zcmd.Op, name string, in *nvlist.List) (*nvlist.List, error) {
+	out, err := h.callBy(ctx, (*zcmd.Request).DoStream, op, req, name, in)
+	if errors.Is(err, syscall.EINTR) {
+		err = hint(err, nil, "a signal cut the stream")
+	}
+	return out, err
+}
+
+func (h *Handle) callBy(ctx context.Context, do func(*zcmd.Request, context.Context, zcmd.Op) error, op string, req zcmd.Op, name string,
+	in *nvlist.List,
+) (*nvlist.List, error) {
 	r := h.dev.Request(name)
 	defer r.Release()
 	if in != nil {
@@ -96,7 +113,7 @@ func (h *Handle) call(ctx context.Context, op string, req zcmd.Op, name string, 
 			return nil, &Error{Op: op, Name: name, Kind: ErrInvalid, Err: err}
 		}
 	}
-	err := r.Do(ctx, req)
+	err := do(r, ctx, req)
 	out, derr := r.Reply()
 	if err == nil && derr != nil {
 		return nil, &Error{Op: op, Name: name, Err: derr}

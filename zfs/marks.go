@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,9 +100,10 @@ func (h *Handle) getBookmark(ctx context.Context, op, name string) (*Dataset, er
 	return nil, &Error{Op: op, Name: name, Kind: ErrNotFound}
 }
 
-// Hold puts a tag on snapshots of one pool, so that they cannot be destroyed:
-// all of them or none. With untilClose the holds are released when the handle
-// is closed, however the process ends.
+// Hold puts a tag on snapshots of one pool, so that they cannot be destroyed: all
+// of them or none. Where one is not there (ErrNotFound) the others were held for a
+// moment, and if their release fails as well the error says so. With untilClose the
+// holds are released when the handle is closed, however the process ends.
 func (h *Handle) Hold(ctx context.Context, tag string, snapshots []string, untilClose bool) error {
 	const op = "hold"
 	holds := nvlist.New()
@@ -122,14 +124,13 @@ func (h *Handle) Hold(ctx context.Context, tag string, snapshots []string, until
 		nvlist.Set(in, "cleanup_fd", h.dev.Fd())
 	}
 	out, err := h.call(ctx, op, zcmd.Hold, pool(snapshots[0]), in)
-	err = perName(op, zcmd.Hold, snapshots, out, err)
-	if err == nil && out.Len() > 0 {
-		// The kernel passes over snapshots that are not there and says so in the reply alone.
-		for n := range out.All() {
-			return &Error{Op: op, Name: n, Kind: ErrNotFound}
-		}
+	missing := perName(op, zcmd.Hold, snapshots, out, err)
+	if err != nil || missing == nil {
+		return missing
 	}
-	return err
+	// The kernel passes over snapshots that are not there and holds the others.
+	held := slices.DeleteFunc(slices.Clone(snapshots), out.Has)
+	return errors.Join(missing, h.Release(context.WithoutCancel(ctx), tag, held))
 }
 
 func checkTag(op, name, tag string) error {
@@ -142,7 +143,9 @@ func checkTag(op, name, tag string) error {
 	return nil
 }
 
-// Release takes a tag off snapshots of one pool: all of them or none.
+// Release takes a tag off snapshots of one pool. Those that are not there and
+// those without the tag are passed over: ErrNotFound names each, and the tag is off
+// all others. Any other error leaves all as they were.
 func (h *Handle) Release(ctx context.Context, tag string, snapshots []string) error {
 	const op = "release"
 	in := nvlist.New()

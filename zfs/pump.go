@@ -2,7 +2,10 @@
 
 package zfs
 
-import "io"
+import (
+	"context"
+	"io"
+)
 
 const pumpSize = 1 << 20
 
@@ -31,5 +34,22 @@ func pump(w io.Writer, r io.Reader, progress func(uint64)) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// onCancel calls interrupt when ctx ends. What it gives is called once, ends that,
+// and tells whether interrupt was called; it has returned then.
+func onCancel(ctx context.Context, interrupt func()) (stop func() bool) {
+	done := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		defer close(done)
+		interrupt()
+	})
+	return func() bool {
+		if unhook() {
+			return false
+		}
+		<-done
+		return true
 	}
 }

@@ -116,14 +116,14 @@ func (h *Handle) receive(ctx context.Context, op string, r io.Reader, from incom
 			_ = dl.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
-	stop := context.AfterFunc(ctx, interrupt)
-	out, err := h.call(context.WithoutCancel(ctx), op, zcmd.RecvNew, where, in)
+	stop := onCancel(ctx, interrupt)
+	out, err := h.callStream(context.WithoutCancel(ctx), op, zcmd.RecvNew, where, in)
 	_ = kernel.Close()
 	if err != nil {
 		interrupt()
 	}
 	ferr := <-fed
-	if (!stop() || err != nil) && dl != nil {
+	if (stop() || err != nil) && dl != nil {
 		_ = dl.SetReadDeadline(time.Time{})
 	}
 	return h.received(ctx, op, target, first, sent, out, err, ferr)
@@ -282,9 +282,10 @@ func (h *Handle) Copy(ctx context.Context, snapshot, target string, s SendOption
 	nvlist.Set(in, "fd", int32(kernel.Fd()))
 	sent := make(chan error, 1)
 	go func() {
-		_, err := h.call(context.WithoutCancel(ctx), op, zcmd.SendNew, source, in)
+		_, err := h.callStream(context.WithoutCancel(ctx), op, zcmd.SendNew, source, in)
+		sent <- explainSend(err, &s) // before the receive can see the end of it
 		_ = kernel.Close()
-		sent <- explainSend(err, &s)
+		close(sent)
 	}()
 	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
 	defer stop()
@@ -299,13 +300,20 @@ func (h *Handle) Copy(ctx context.Context, snapshot, target string, s SendOption
 	got, err := h.receiveFrom(ctx, r, target, o, func(w io.Writer, r io.Reader, _ Record, progress func(uint64)) error {
 		return pump(w, r, progress)
 	})
-	_ = r.Close() // the kernel's next write fails
-	serr := <-sent
+	var serr error
+	select {
+	case serr = <-sent:
+		_ = r.Close()
+	default:
+		_ = r.Close() // the kernel's next write fails, for no fault of the send's
+		<-sent
+	}
+	<-sent
 	if cerr := canceled(ctx, op, snapshot); cerr != nil && err != nil {
 		return nil, cerr
 	}
-	// A send that failed by itself is why the receive did; one that lost its reader is not.
-	if serr != nil && !errors.Is(serr, syscall.EPIPE) && (err == nil || isKind(err, ErrStream)) {
+	// A send that failed by itself is why the receive did.
+	if serr != nil && (err == nil || isKind(err, ErrStream)) {
 		return nil, serr
 	}
 	return got, err

@@ -4,10 +4,9 @@ package zfs
 
 import (
 	"context"
-	"errors"
 	"io"
-	"os"
 	"strings"
+	"time"
 
 	"github.com/skepvm/skep/zfs/internal/zcmd"
 	"github.com/skepvm/skep/zfs/nvlist"
@@ -115,7 +114,11 @@ func (h *Handle) sendRequest(ctx context.Context, op, snapshot string, o *SendOp
 }
 
 // Send writes a snapshot as a stream to w. With SendOptions.Resume the name may
-// be empty. When the context ends, the stream is cut and Send returns.
+// be empty. When the context ends, the stream is cut and Send returns. A w that can
+// block for good should have a SetWriteDeadline, as pipes and connections do (Send
+// takes it back afterwards), or be closed by the caller: Send waits for the Write that
+// it is in. An error leaves w with a part of the stream, that of a signal which
+// stopped the process (EINTR) too: nothing is sent a second time.
 func (h *Handle) Send(ctx context.Context, w io.Writer, snapshot string, o SendOptions) error {
 	const op = "send"
 	snapshot, in, err := h.sendRequest(ctx, op, snapshot, &o)
@@ -127,24 +130,30 @@ func (h *Handle) Send(ctx context.Context, w io.Writer, snapshot string, o SendO
 		return &Error{Op: op, Name: snapshot, Err: err}
 	}
 	pumped := make(chan error, 1)
-	pctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	go func() {
 		err := pump(w, r, o.Progress)
 		_ = r.Close() // the kernel's next write fails
 		pumped <- err
 	}()
-	// Closing the reader wakes both the pump and, through its next write, the kernel.
-	stop := context.AfterFunc(pctx, func() { _ = r.Close() })
+	// Closing the reader wakes the pump where it reads and, through its next write, the kernel.
+	dl, _ := w.(interface{ SetWriteDeadline(t time.Time) error })
+	stop := onCancel(ctx, func() {
+		_ = r.Close()
+		if dl != nil {
+			_ = dl.SetWriteDeadline(time.Unix(1, 0))
+		}
+	})
 	nvlist.Set(in, "fd", int32(kernel.Fd()))
-	_, err = h.call(context.WithoutCancel(ctx), op, zcmd.SendNew, snapshot, in)
+	_, err = h.callStream(context.WithoutCancel(ctx), op, zcmd.SendNew, snapshot, in)
 	_ = kernel.Close()
 	perr := <-pumped
-	stop()
+	if stop() && dl != nil {
+		_ = dl.SetWriteDeadline(time.Time{})
+	}
 	if cerr := canceled(ctx, op, snapshot); cerr != nil {
 		return cerr
 	}
-	if perr != nil && !errors.Is(perr, os.ErrClosed) {
+	if perr != nil {
 		return &Error{Op: op, Name: snapshot, Hint: "writing the stream", Err: perr}
 	}
 	return explainSend(err, &o)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/skepvm/skep/zfs/nvlist"
 )
@@ -28,7 +29,9 @@ type SendTreeOptions struct {
 // the snapshot "DATASET@NAME", the snapshots of that name of all datasets below,
 // those before them, and the properties that are set on each. A dataset that
 // came after the snapshot is left out; one that is older and has no snapshot of
-// that name is ErrNotFound. The snapshots are held while they are sent.
+// that name is ErrNotFound. The snapshots are held while they are sent. As with
+// Send, an error leaves a package in w that is of no use, and so does the end of the
+// context, which ends a Write that blocks only where w has a SetWriteDeadline.
 func (h *Handle) SendTree(ctx context.Context, w io.Writer, snapshot string, o SendTreeOptions) (err error) {
 	const op = "send -R"
 	if err := checkName(op, snapshot, '@'); err != nil {
@@ -233,7 +236,20 @@ func (s *treeSender) write(op string, b []byte, fill func([]byte)) error {
 	if err := canceled(s.ctx, op, s.tree.order[0].name); err != nil {
 		return err
 	}
-	if _, err := s.w.Write(b); err != nil {
+	dl, _ := s.w.(interface{ SetWriteDeadline(t time.Time) error })
+	stop := onCancel(s.ctx, func() {
+		if dl != nil {
+			_ = dl.SetWriteDeadline(time.Unix(1, 0))
+		}
+	})
+	_, err := s.w.Write(b)
+	if stop() && dl != nil {
+		_ = dl.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		if cerr := canceled(s.ctx, op, s.tree.order[0].name); cerr != nil {
+			return cerr
+		}
 		return &Error{Op: op, Name: s.tree.order[0].name, Hint: "writing the stream", Err: err}
 	}
 	s.sent += uint64(len(b))

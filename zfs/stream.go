@@ -213,19 +213,19 @@ func readChecksum(p []byte) (f fletcher4) {
 	return f
 }
 
-// Inspect walks the records of a stream, or of several one after the other, as
-// zfs send -R makes them, and checks every checksum. It ends at the end of r;
-// an error, which is ErrStream where the stream is at fault, ends it too. It
-// holds one block at a time.
+// Inspect walks the records of a stream, or of several one after the other, alone
+// or in a package as zfs send -R makes them, and checks every checksum. It ends at
+// the end of r; an error, which is ErrStream where the stream is at fault, ends it
+// too: a stream without its END is one, and so is a package without the END behind
+// its last stream. It holds one block at a time.
 func Inspect(r io.Reader) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		var sum fletcher4
+		var c checker
 		buf := make([]byte, 64<<10)
-		open := false
 		for n := 0; ; n++ {
 			var h header
 			if _, err := io.ReadFull(r, h[:]); err != nil {
-				if err == io.EOF && !open && n > 0 {
+				if err == io.EOF && !c.open && !c.packed && n > 0 {
 					return
 				}
 				yield(Record{}, streamError("cut short in record %d: %w", n, err))
@@ -233,11 +233,11 @@ func Inspect(r io.Reader) iter.Seq2[Record, error] {
 			}
 			rec, err := h.parse()
 			if err == nil {
-				err = checkRecord(&h, rec, &sum, &open)
+				err = c.check(&h, rec)
 			}
 			if err == nil {
 				var payload []byte
-				payload, err = sumPayload(r, rec, &sum, buf)
+				payload, err = sumPayload(r, rec, &c.sum, buf)
 				if rec.Type == RecordBegin && len(payload) > 0 && err == nil {
 					if rec.Begin.Payload, err = nvlist.Decode(payload); err != nil {
 						err = fmt.Errorf("%w: %w", ErrStream, err)
@@ -255,27 +255,45 @@ func Inspect(r io.Reader) iter.Seq2[Record, error] {
 	}
 }
 
-// checkRecord holds a header's checksums against what came before it. The
-// header of a lone END, which ends a compound stream, has none.
-func checkRecord(h *header, rec Record, sum *fletcher4, open *bool) error {
+// checker follows what Inspect reads.
+type checker struct {
+	sum    fletcher4
+	open   bool // between a BEGIN and its END
+	header bool // which are those before a package's streams
+	packed bool // between a package's header and the END behind its last stream
+}
+
+// check holds a record against what came before it.
+func (c *checker) check(h *header, rec Record) error {
 	switch {
+	case rec.Type == RecordBegin && c.open:
+		return streamError("BEGIN within a stream")
+	case rec.Type == RecordBegin && rec.Begin.Compound && c.packed:
+		return streamError("a package within a package")
 	case rec.Type == RecordBegin:
-		*sum, *open = fletcher4{}, true
-	case !*open && rec.Type != RecordEnd:
+		c.sum, c.open, c.header = fletcher4{}, true, rec.Begin.Compound
+	case c.header && rec.Type != RecordEnd:
+		return streamError("%v in the header of a package", rec.Type)
+	case !c.open && (rec.Type != RecordEnd || !c.packed):
 		return streamError("%v before BEGIN", rec.Type)
 	}
 	var zero fletcher4
 	if rec.Type == RecordEnd {
-		if got := readChecksum(h[8:]); got != zero && got != *sum {
+		want := zero // of the END of a package
+		if c.open {
+			want = c.sum
+		}
+		if readChecksum(h[8:]) != want {
 			return streamError("checksum mismatch at END")
 		}
-		*open = false
+		c.open, c.header, c.packed = false, false, c.header || c.packed && c.open
 	}
-	sum.update(h[:recordSize-checksumSize])
-	if got := readChecksum(h[recordSize-checksumSize:]); rec.Type != RecordBegin && got != zero && got != *sum {
+	c.sum.update(h[:recordSize-checksumSize])
+	// What libzfs writes has none, and the kernel asks for none.
+	if got := readChecksum(h[recordSize-checksumSize:]); rec.Type != RecordBegin && got != zero && got != c.sum {
 		return streamError("checksum mismatch at %v", rec.Type)
 	}
-	sum.update(h[recordSize-checksumSize:])
+	c.sum.update(h[recordSize-checksumSize:])
 	return nil
 }
 

@@ -132,6 +132,61 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// What the kernel or zfs receive would refuse is refused, though each record is sound.
+func TestInspectBroken(t *testing.T) {
+	whole := sample(t)
+	one := func(do func(w *streamWriter)) []byte {
+		var w streamWriter
+		do(&w)
+		return w.Bytes()
+	}
+	begin := one(func(w *streamWriter) { w.begin("tank/v@x", nil) })
+	lone := make([]byte, recordSize)
+	lone[0] = byte(RecordEnd)
+	head := one(func(w *streamWriter) {
+		w.record(RecordBegin, nil, func(h []byte) {
+			binary.LittleEndian.PutUint64(h, beginMagic)
+			binary.LittleEndian.PutUint64(h[8:], headerCompound)
+		})
+		w.end()
+	})
+	unsummed := bytes.Clone(whole)
+	clear(unsummed[len(unsummed)-recordSize+8:])
+	odd := bytes.Clone(lone)
+	odd[8] = 1
+	tail := lone
+	for what, c := range map[string]struct {
+		of  [][]byte
+		bad string // "" for none
+	}{
+		"a stream":                          {[][]byte{whole}, ""},
+		"streams":                           {[][]byte{whole, whole}, ""},
+		"a package":                         {[][]byte{head, whole, whole, tail}, ""},
+		"a package of none":                 {[][]byte{head, tail}, ""},
+		"packages and streams":              {[][]byte{head, whole, tail, whole, head, whole, tail}, ""},
+		"BEGIN in a stream":                 {[][]byte{begin, whole}, "BEGIN within a stream"},
+		"a stream cut, then another":        {[][]byte{whole[:len(whole)-recordSize], whole}, "BEGIN within a stream"},
+		"BEGIN in a header":                 {[][]byte{head[:recordSize], whole}, "BEGIN within a stream"},
+		"a package in a package":            {[][]byte{head, head, tail}, "package within a package"},
+		"END without a checksum":            {[][]byte{unsummed}, "checksum mismatch"},
+		"a header's END without a checksum": {[][]byte{head[:recordSize], lone, whole, tail}, "checksum mismatch"},
+		"records in a header":               {[][]byte{one(func(w *streamWriter) { w.Write(head[:recordSize]); w.write(0, make([]byte, 512)) })}, "in the header"},
+		"END first":                         {[][]byte{lone}, "before BEGIN"},
+		"END behind a stream":               {[][]byte{whole, lone}, "before BEGIN"},
+		"END behind a package":              {[][]byte{head, whole, tail, lone}, "before BEGIN"},
+		"a package's END with a checksum":   {[][]byte{head, whole, odd}, "checksum mismatch"},
+		"a package without its END":         {[][]byte{head, whole}, "cut short"},
+		"a header alone":                    {[][]byte{head}, "cut short"},
+		"a stream without its END":          {[][]byte{whole[:len(whole)-recordSize]}, "cut short"},
+		"nothing":                           {nil, "cut short"},
+	} {
+		_, err := inspect(bytes.Join(c.of, nil))
+		if c.bad == "" && err != nil || c.bad != "" && (!errors.Is(err, ErrStream) || !strings.Contains(err.Error(), c.bad)) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestFeed(t *testing.T) {
 	b := sample(t)
 	tail := []byte("what follows")

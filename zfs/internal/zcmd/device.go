@@ -144,6 +144,14 @@ func (r *Request) DoSized(ctx context.Context, op Op, size int) error {
 	return nil
 }
 
+// DoStream sends a request that moves a stream, which can be neither sent twice nor
+// go on after a signal: once, with a reply buffer of the usual size, on a thread
+// that takes no signals meanwhile. What comes in spite of that ends it with EINTR.
+func (r *Request) DoStream(ctx context.Context, op Op) error {
+	defer holdSignals()()
+	return r.DoSized(ctx, op, firstReply)
+}
+
 func (r *Request) do(ctx context.Context, op Op, restart bool, reply int) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -13,7 +13,11 @@ type iocparm struct {
 	Size    uint64
 }
 
+// sigset is sigset_t.
+type sigset [4]uint32
+
 const (
 	requestBase   = 0xc0185a00 // _IOWR('Z', nr, struct zfs_iocparm)
 	iocparmOpenZF = 15         // ZFS_IOCVER_OZFS, sysctl vfs.zfs.version.ioctl
+	sigSetmask    = 3          // SIG_SETMASK
 )
