@@ -57,8 +57,7 @@ func (m *Machine) live(ctx context.Context) (end End) {
 			m.left(s)
 		case <-m.attend:
 		case r := <-m.requests:
-			err := r.do()
-			r.done <- err
+			err := m.answer(r)
 			if f := new(fatal); errors.As(err, &f) {
 				return failed(f.err)
 			}

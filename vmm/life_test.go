@@ -488,3 +488,60 @@ func TestStorm(t *testing.T) {
 	<-b.ran
 	b.close()
 }
+
+// stuck is a device that pauses when it is let.
+type stuck struct {
+	*probe
+	let chan struct{}
+}
+
+func (s *stuck) Pause() error { <-s.let; return s.probe.Pause() }
+
+// TestPauseGivenUp: a caller who does not wait for a pause to its end leaves the
+// machine running; one that was paused before stays so.
+func TestPauseGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 2, nil)
+		s := &stuck{b.a, make(chan struct{})}
+		b.m.devices[len(b.m.devices)-2] = s
+		b.run()
+		giveUp := func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return b.m.Pause(ctx)
+		}
+		for range 3 {
+			start := time.Now()
+			if err := giveUp(); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+				t.Fatalf("after %v: %v", time.Since(start), err)
+			}
+			s.let <- struct{}{}
+			synctest.Wait()
+			if got := b.m.State(); got != Running || b.a.state != "running" {
+				t.Fatalf("the machine is %v, a device %q", got, b.a.state)
+			}
+			for i := range 2 { // every vCPU runs
+				b.guest(i, func(hv.Handler) (hv.Exit, error) { return nil, nil })
+			}
+		}
+		if n := len(b.events); n != 7 || b.events[n-2].Kind != EventPaused || b.events[n-1].Kind != EventResumed {
+			t.Errorf("events %v", b.events)
+		}
+		close(s.let)
+		ctx, cancel := context.WithCancel(context.Background())
+		if err := b.m.Pause(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		for range 20 { // handed over or not
+			_ = b.m.Pause(ctx)
+			_, _ = b.m.Registers(ctx)
+		}
+		synctest.Wait()
+		if got := b.m.State(); got != Paused {
+			t.Errorf("a paused machine is %v after a pause that was given up", got)
+		}
+		b.close()
+		<-b.ran
+	})
+}
