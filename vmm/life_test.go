@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -363,8 +364,8 @@ func TestMethodsOutsideLife(t *testing.T) {
 		}
 	}
 	b.m.Kill()
-	if _, err := b.m.SerialInput().Write([]byte("x")); err == nil {
-		t.Error("input to a machine that has ended was taken")
+	if _, err := b.m.SerialInput().Write([]byte("x")); !errors.Is(err, ErrEnded) {
+		t.Errorf("input to a machine that has ended: %v", err)
 	}
 	if _, err := b.m.ConsoleInput().Write([]byte("x")); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
@@ -544,4 +545,76 @@ func TestPauseGivenUp(t *testing.T) {
 		b.close()
 		<-b.ran
 	})
+}
+
+// TestCloseWithoutRun: who comes after it is told, and does not wait.
+func TestCloseWithoutRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1, nil)
+		b.close()
+		ctx := context.Background()
+		_, regs := b.m.Registers(ctx)
+		_, in := b.m.SerialInput().Write([]byte("x"))
+		_, run := b.m.Run(ctx)
+		for what, err := range map[string]error{"pause": b.m.Pause(ctx), "resume": b.m.Resume(ctx), "reset": b.m.Reset(ctx),
+			"button": b.m.PowerButton(ctx), "registers": regs, "input": in} {
+			if !errors.Is(err, ErrEnded) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if !errors.Is(run, ErrState) {
+			t.Errorf("run: %v", run)
+		}
+		b.m.Kill()
+	})
+}
+
+// TestInputEnds: whoever waits for the guest to take input is told when there is
+// none any more, also if there never was.
+func TestInputEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		loadErr error
+		start   error
+		run     bool
+	}{
+		"run":    {run: true},
+		"close":  {},
+		"load":   {loadErr: errFake, run: true},
+		"device": {start: errFake, run: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, 1, func(cfg *Config) {
+					cfg.Console = io.Discard
+					cfg.Boot = fakeBoot{loads: new(atomic.Int32), loadErr: func(int32) error { return c.loadErr }}
+				})
+				if c.start != nil {
+					b.a.failAt = "start"
+				}
+				ends := make(chan error, 2)
+				for _, w := range []io.Writer{b.m.SerialInput(), b.m.ConsoleInput()} {
+					go func() {
+						_, err := w.Write(make([]byte, 1<<20)) // more than fits anywhere
+						ends <- err
+					}()
+				}
+				synctest.Wait()
+				if c.run {
+					b.run()
+					b.m.Kill()
+					<-b.ran
+					synctest.Wait()
+					if n := len(ends); n != 2 {
+						t.Errorf("%d of 2 writers know that the machine has ended", n)
+					}
+				}
+				b.close()
+				for range 2 {
+					if err := <-ends; !errors.Is(err, ErrEnded) || !strings.Contains(err.Error(), b.m.Name()) {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
 }

@@ -31,7 +31,6 @@ type Machine struct {
 	devices      []device
 	disks        []*blk.Device  // among the devices, as configured
 	nics         []*vnet.Device // the same
-	begun        int            // how many of them have been started
 	parts        parts
 
 	ports, mmio bus.Bus
@@ -46,7 +45,7 @@ type Machine struct {
 	requests chan *request // from callers
 	stopped  chan stop     // from vCPUs, each at most one between two runs
 	attend   chan struct{} // capacity 1: look at wanted
-	ended    chan struct{} // closed when Run returns
+	ended    chan struct{} // closed when Run returns, or by a Close without it
 
 	closeOnce sync.Once
 	closeErr  error
@@ -307,7 +306,10 @@ func (m *Machine) ConsoleInput() io.Writer { return m.parts.consoleIn }
 // is killed first. Files of the configuration stay open. Safe to call twice.
 func (m *Machine) Close() error {
 	m.closeOnce.Do(func() {
-		if !m.state.CompareAndSwap(int32(Created), int32(Ended)) {
+		if m.state.CompareAndSwap(int32(Created), int32(Ended)) {
+			m.haltDevices()
+			close(m.ended)
+		} else {
 			m.Kill()
 			<-m.ended
 		}
