@@ -17,8 +17,7 @@
 // New opens everything that a machine ever needs: the hypervisor, guest memory,
 // eventfds, and the runtime's poller. Files, taps and terminals are handed in
 // open by the caller. After New nothing opens a file, a socket or a process: a
-// worker enters its sandbox between New and Run. [Syscalls] lists the system
-// calls that Run, Close and the Go runtime use from there on.
+// worker enters its sandbox between New and Run.
 //
 // # A machine's life
 //
