@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,9 @@ type fakeGuest struct {
 	kill chan struct{}
 	once sync.Once
 	in   *lineWriter
+
+	turn  sync.Mutex // of Pause and Resume, which come one after the other
+	heavy atomic.Bool
 }
 
 type lineWriter struct {
@@ -100,6 +104,8 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 				return ctl.Exit{Kind: ctl.PowerOff, Resets: resets}
 			case "triple":
 				return ctl.Exit{Kind: ctl.TripleFault, Detail: "rip=0", Resets: resets}
+			case "heavy":
+				g.heavy.Store(true)
 			case "deaf":
 				deaf = true
 			case "reset":
@@ -125,10 +131,24 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 	}
 }
 
+// Pause of a heavy guest takes a while, whoever waits for it.
+func (g *fakeGuest) Pause(ctx context.Context) error {
+	g.turn.Lock()
+	defer g.turn.Unlock()
+	if g.heavy.Load() {
+		time.Sleep(300 * time.Millisecond)
+	}
+	return g.send("pause")
+}
+
+func (g *fakeGuest) Resume(ctx context.Context) error {
+	g.turn.Lock()
+	defer g.turn.Unlock()
+	return g.send("resume")
+}
+
 func (g *fakeGuest) send(s string) error                   { g.cmds <- s; return nil }
 func (g *fakeGuest) Confine() error                        { return nil }
-func (g *fakeGuest) Pause(ctx context.Context) error       { return g.send("pause") }
-func (g *fakeGuest) Resume(ctx context.Context) error      { return g.send("resume") }
 func (g *fakeGuest) Reset(ctx context.Context) error       { return g.send("reset") }
 func (g *fakeGuest) PowerButton(ctx context.Context) error { return g.send("power") }
 func (g *fakeGuest) Kill()                                 { g.once.Do(func() { close(g.kill) }) }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skepvm/skep/internal/worker/ctl"
 )
 
 func TestLife(t *testing.T) {
@@ -498,6 +500,47 @@ func TestHostRestarted(t *testing.T) {
 	}
 	m, _ = h.Get("", "auto")
 	eventually(t, "auto is started", func() bool { return m.Status().State == StateRunning })
+	p.destroyAll(t, h)
+}
+
+// A caller who does not wait for the end of a pause leaves the guest running, as
+// the record says.
+func TestPauseGivenUp(t *testing.T) {
+	p := newPlace(t)
+	h := p.open(t)
+	m := create(t, h, spec("vm1"))
+	typeLine(t, m, "heavy")
+	for what, do := range map[string]func(context.Context) error{
+		"snapshot": func(ctx context.Context) error { return m.Snapshot(ctx, "a") },
+		"pause":    m.Pause,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := do(ctx)
+		cancel()
+		if err == nil {
+			t.Errorf("%s was not given up", what)
+		}
+		if s := m.Status().State; s != StateRunning {
+			t.Errorf("after a %s that was given up it is %s", what, s)
+		}
+		time.Sleep(400 * time.Millisecond) // until the pause has come about
+		eventually(t, "the guest runs on", func() bool {
+			r, err := m.ask(t.Context(), ctl.OpStatus)
+			return err == nil && r.State == ctl.Running
+		})
+	}
+	if err := m.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if m.Pause(ctx) == nil {
+		t.Error("pause of a paused machine was not given up")
+	}
+	time.Sleep(400 * time.Millisecond)
+	if r, err := m.ask(t.Context(), ctl.OpStatus); err != nil || r.State != ctl.Paused || m.Status().State != StatePaused {
+		t.Errorf("a machine that was paused is %v, recorded as %v (%v)", r.State, m.Status().State, err)
+	}
 	p.destroyAll(t, h)
 }
 

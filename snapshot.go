@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/skepvm/skep/internal/worker/ctl"
 )
 
 // Snapshot keeps the machine's disk as it is now, under a name: 1 to 40 of
@@ -34,17 +32,14 @@ func (m *Machine) still(ctx context.Context, do func() error) error {
 	if m.run() == nil || m.record().State == StatePaused {
 		return do()
 	}
-	if _, err := m.ask(ctx, ctl.OpPause); err != nil {
+	if err := m.hold(ctx); err != nil {
 		if m.run() == nil { // it has ended meanwhile
 			return do()
 		}
 		return fmt.Errorf("hold it: %w", err)
 	}
 	err := do()
-	if _, rerr := m.ask(context.WithoutCancel(ctx), ctl.OpResume); rerr != nil && m.run() != nil {
-		err = errors.Join(err, fmt.Errorf("let it run on: %w", rerr))
-	}
-	return err
+	return errors.Join(err, m.letGo(ctx))
 }
 
 // Snapshots lists them, the oldest first.

@@ -166,27 +166,53 @@ func (m *Machine) running(ctx context.Context) (unlock func(), err error) {
 
 // Reset restarts a running guest in place, as by the reset button.
 func (m *Machine) Reset(ctx context.Context) error {
-	return m.tellWorker(ctx, ctl.OpReset, "reset", "")
+	return m.tellWorker(ctx, "reset", "", m.asking(ctl.OpReset))
 }
 
 // Pause halts the vCPUs; one that is paused is left alone.
 func (m *Machine) Pause(ctx context.Context) error {
-	return m.tellWorker(ctx, ctl.OpPause, "pause", StatePaused)
+	return m.tellWorker(ctx, "pause", StatePaused, m.hold)
 }
 
 // Resume lets a paused machine run on; one that runs is left alone.
 func (m *Machine) Resume(ctx context.Context) error {
-	return m.tellWorker(ctx, ctl.OpResume, "resume", StateRunning)
+	return m.tellWorker(ctx, "resume", StateRunning, m.asking(ctl.OpResume))
 }
 
-func (m *Machine) tellWorker(ctx context.Context, op ctl.Op, what string, next State) error {
+// hold pauses the guest. The worker may do so after its answer was given up: then,
+// and whenever it fails, one that ran runs on.
+func (m *Machine) hold(ctx context.Context) error {
+	_, err := m.ask(ctx, ctl.OpPause)
+	if err != nil && m.record().State != StatePaused {
+		err = errors.Join(err, m.letGo(ctx))
+	}
+	return err
+}
+
+// letGo resumes the guest, whatever has become of ctx.
+func (m *Machine) letGo(ctx context.Context) error {
+	if _, err := m.ask(context.WithoutCancel(ctx), ctl.OpResume); err != nil && m.run() != nil {
+		return fmt.Errorf("let it run on: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) asking(op ctl.Op) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := m.ask(ctx, op)
+		return err
+	}
+}
+
+// tellWorker does something with a machine that runs, and records the state in
+// which it is then.
+func (m *Machine) tellWorker(ctx context.Context, what string, next State, do func(context.Context) error) error {
 	unlock, err := m.running(ctx)
 	if err != nil {
 		return m.wrap(what, err)
 	}
 	defer unlock()
-	_, err = m.ask(ctx, op)
-	if err == nil && next != "" {
+	if err = do(ctx); err == nil && next != "" {
 		err = m.setRunning(next)
 	}
 	return m.wrap(what, err)

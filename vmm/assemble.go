@@ -11,6 +11,7 @@ import (
 	"github.com/skepvm/skep/vmm/chipset"
 	"github.com/skepvm/skep/vmm/guestmem"
 	"github.com/skepvm/skep/vmm/pci"
+	"github.com/skepvm/skep/vmm/virtio/console"
 )
 
 // parts are the pieces of a machine that Machine's methods reach for.
@@ -35,6 +36,24 @@ type noInput struct{ what string }
 
 func (n noInput) Write([]byte) (int, error) {
 	return 0, fmt.Errorf("%s: %w: the machine has none", n.what, errors.ErrUnsupported)
+}
+
+// input is the host's end of a line of the guest's.
+type input struct {
+	m    *Machine
+	what string
+	w    io.Writer
+}
+
+func (i input) Write(p []byte) (int, error) {
+	n, err := i.w.Write(p)
+	if errors.Is(err, chipset.ErrHalted) || errors.Is(err, console.ErrClosed) {
+		err = ErrEnded
+	}
+	if err != nil {
+		err = fmt.Errorf("machine %q: %s: %w", i.m.cfg.Name, i.what, err)
+	}
+	return n, err
 }
 
 // assemble makes the devices, puts them on their buses and builds the tables
@@ -83,7 +102,7 @@ func (m *Machine) addChipset() (*chipset.Chipset, error) {
 		return nil, err
 	}
 	m.devices = append(m.devices, c)
-	m.parts.serialIn = c.COM1.Input()
+	m.parts.serialIn = input{m, "serial input", c.COM1.Input()}
 	m.parts.powerButton = func() { c.PM.PowerButton() }
 	return c, c.Map(&m.ports)
 }

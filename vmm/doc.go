@@ -17,8 +17,7 @@
 // New opens everything that a machine ever needs: the hypervisor, guest memory,
 // eventfds, and the runtime's poller. Files, taps and terminals are handed in
 // open by the caller. After New nothing opens a file, a socket or a process: a
-// worker enters its sandbox between New and Run. [Syscalls] lists the system
-// calls that Run, Close and the Go runtime use from there on.
+// worker enters its sandbox between New and Run.
 //
 // # A machine's life
 //
@@ -37,7 +36,7 @@
 // The machine calls a device's methods from its own goroutine only, never
 // two at once, and in this order:
 //
-//	Start (Pause (Reset)? Resume)* Pause? Halt Close
+//	(Start (Pause (Reset)? Resume)* Pause?)? Halt Close
 //
 //	Start   once. The device begins to work; vCPUs are not running yet.
 //	        Devices start in the order in which they were added.
@@ -50,11 +49,12 @@
 //	Resume  vCPUs are still outside. The device works on; a notification that
 //	        came while it rested is looked at now. Reverse order.
 //	Halt    vCPUs will never run again. All of the device's goroutines have ended
-//	        and what the guest wrote has left the process when it returns. It
-//	        comes whether or not the device is paused, and must not fail to
-//	        return. Reverse order.
-//	Close   (if the device has it) the device gives back what it holds. It comes
-//	        also for a device that was never started. Reverse order.
+//	        and what the guest wrote has left the process when it returns; host
+//	        side input that waits has failed. It comes whether or not the device
+//	        is paused or was ever started, and must not fail to return. Reverse
+//	        order.
+//	Close   (if the device has it) the device gives back what it holds. Reverse
+//	        order.
 //
 // Register accesses come from vCPU threads, several at once, only between Start
 // and Pause and between Resume and Pause. A device never waits for a vCPU.

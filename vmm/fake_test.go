@@ -237,5 +237,5 @@ func (p *probe) Start() error  { return p.step("start", "running", "") }
 func (p *probe) Pause() error  { return p.step("pause", "paused", "running") }
 func (p *probe) Reset()        { _ = p.step("reset", "paused", "paused") }
 func (p *probe) Resume() error { return p.step("resume", "running", "paused") }
-func (p *probe) Halt()         { _ = p.step("halt", "halted", "running", "paused") }
-func (p *probe) Close() error  { return p.step("close", "closed", "halted", "") }
+func (p *probe) Halt()         { _ = p.step("halt", "halted", "", "running", "paused") }
+func (p *probe) Close() error  { return p.step("close", "closed", "halted") }

@@ -494,9 +494,17 @@ func TestKillAtAnyTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		stop, stopped := make(chan struct{}), make(chan struct{})
 		go func() {
+			defer close(stopped)
 			time.Sleep(time.Duration(i) * 100 * time.Millisecond)
-			m.Kill()
+			for m.Kill(); ; m.Kill() { // also while it is being closed
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Microsecond):
+				}
+			}
 		}()
 		if end, err := m.Run(context.Background()); end.Cause != vmm.Killed || err != nil {
 			t.Errorf("%v %v", end, err)
@@ -504,5 +512,8 @@ func TestKillAtAnyTime(t *testing.T) {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
+		close(stop)
+		<-stopped
+		m.Kill()
 	}
 }

@@ -33,9 +33,7 @@ func (m *Machine) live(ctx context.Context) (end End) {
 			close(c.orders)
 			<-c.gone
 		}
-		for i := m.begun - 1; i >= 0; i-- {
-			m.devices[i].Halt()
-		}
+		m.haltDevices()
 	}()
 	boot, err := m.load()
 	if err != nil {
@@ -45,7 +43,6 @@ func (m *Machine) live(ctx context.Context) (end End) {
 		if err := d.Start(); err != nil {
 			return failed(fmt.Errorf("start device: %w", err))
 		}
-		m.begun++
 	}
 	m.startCPUs(boot)
 	m.event(Event{Kind: EventStarted})
@@ -57,8 +54,7 @@ func (m *Machine) live(ctx context.Context) (end End) {
 			m.left(s)
 		case <-m.attend:
 		case r := <-m.requests:
-			err := r.do()
-			r.done <- err
+			err := m.answer(r)
 			if f := new(fatal); errors.As(err, &f) {
 				return failed(f.err)
 			}
@@ -193,6 +189,14 @@ func (m *Machine) pauseDevices() error {
 		}
 	}
 	return nil
+}
+
+// haltDevices ends every device, started or not: some have goroutines from the
+// beginning, or somebody waits for them.
+func (m *Machine) haltDevices() {
+	for i := len(m.devices) - 1; i >= 0; i-- {
+		m.devices[i].Halt()
+	}
 }
 
 func (m *Machine) resumeDevices() error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -363,8 +364,8 @@ func TestMethodsOutsideLife(t *testing.T) {
 		}
 	}
 	b.m.Kill()
-	if _, err := b.m.SerialInput().Write([]byte("x")); err == nil {
-		t.Error("input to a machine that has ended was taken")
+	if _, err := b.m.SerialInput().Write([]byte("x")); !errors.Is(err, ErrEnded) {
+		t.Errorf("input to a machine that has ended: %v", err)
 	}
 	if _, err := b.m.ConsoleInput().Write([]byte("x")); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
@@ -487,4 +488,133 @@ func TestStorm(t *testing.T) {
 	b.m.Kill()
 	<-b.ran
 	b.close()
+}
+
+// stuck is a device that pauses when it is let.
+type stuck struct {
+	*probe
+	let chan struct{}
+}
+
+func (s *stuck) Pause() error { <-s.let; return s.probe.Pause() }
+
+// TestPauseGivenUp: a caller who does not wait for a pause to its end leaves the
+// machine running; one that was paused before stays so.
+func TestPauseGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 2, nil)
+		s := &stuck{b.a, make(chan struct{})}
+		b.m.devices[len(b.m.devices)-2] = s
+		b.run()
+		giveUp := func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return b.m.Pause(ctx)
+		}
+		for range 3 {
+			start := time.Now()
+			if err := giveUp(); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+				t.Fatalf("after %v: %v", time.Since(start), err)
+			}
+			s.let <- struct{}{}
+			synctest.Wait()
+			if got := b.m.State(); got != Running || b.a.state != "running" {
+				t.Fatalf("the machine is %v, a device %q", got, b.a.state)
+			}
+			for i := range 2 { // every vCPU runs
+				b.guest(i, func(hv.Handler) (hv.Exit, error) { return nil, nil })
+			}
+		}
+		if n := len(b.events); n != 7 || b.events[n-2].Kind != EventPaused || b.events[n-1].Kind != EventResumed {
+			t.Errorf("events %v", b.events)
+		}
+		close(s.let)
+		ctx, cancel := context.WithCancel(context.Background())
+		if err := b.m.Pause(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		for range 20 { // handed over or not
+			_ = b.m.Pause(ctx)
+			_, _ = b.m.Registers(ctx)
+		}
+		synctest.Wait()
+		if got := b.m.State(); got != Paused {
+			t.Errorf("a paused machine is %v after a pause that was given up", got)
+		}
+		b.close()
+		<-b.ran
+	})
+}
+
+// TestCloseWithoutRun: who comes after it is told, and does not wait.
+func TestCloseWithoutRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1, nil)
+		b.close()
+		ctx := context.Background()
+		_, regs := b.m.Registers(ctx)
+		_, in := b.m.SerialInput().Write([]byte("x"))
+		_, run := b.m.Run(ctx)
+		for what, err := range map[string]error{"pause": b.m.Pause(ctx), "resume": b.m.Resume(ctx), "reset": b.m.Reset(ctx),
+			"button": b.m.PowerButton(ctx), "registers": regs, "input": in} {
+			if !errors.Is(err, ErrEnded) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if !errors.Is(run, ErrState) {
+			t.Errorf("run: %v", run)
+		}
+		b.m.Kill()
+	})
+}
+
+// TestInputEnds: whoever waits for the guest to take input is told when there is
+// none any more, also if there never was.
+func TestInputEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		loadErr error
+		start   error
+		run     bool
+	}{
+		"run":    {run: true},
+		"close":  {},
+		"load":   {loadErr: errFake, run: true},
+		"device": {start: errFake, run: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, 1, func(cfg *Config) {
+					cfg.Console = io.Discard
+					cfg.Boot = fakeBoot{loads: new(atomic.Int32), loadErr: func(int32) error { return c.loadErr }}
+				})
+				if c.start != nil {
+					b.a.failAt = "start"
+				}
+				ends := make(chan error, 2)
+				for _, w := range []io.Writer{b.m.SerialInput(), b.m.ConsoleInput()} {
+					go func() {
+						_, err := w.Write(make([]byte, 1<<20)) // more than fits anywhere
+						ends <- err
+					}()
+				}
+				synctest.Wait()
+				if c.run {
+					b.run()
+					b.m.Kill()
+					<-b.ran
+					synctest.Wait()
+					if n := len(ends); n != 2 {
+						t.Errorf("%d of 2 writers know that the machine has ended", n)
+					}
+				}
+				b.close()
+				for range 2 {
+					if err := <-ends; !errors.Is(err, ErrEnded) || !strings.Contains(err.Error(), b.m.Name()) {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
 }

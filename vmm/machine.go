@@ -31,7 +31,6 @@ type Machine struct {
 	devices      []device
 	disks        []*blk.Device  // among the devices, as configured
 	nics         []*vnet.Device // the same
-	begun        int            // how many of them have been started
 	parts        parts
 
 	ports, mmio bus.Bus
@@ -43,10 +42,10 @@ type Machine struct {
 
 	over     *End          // how it will end, once known; the machine's goroutine only
 	pending  *hv.State     // where the boot vCPU begins when a machine reset while paused is resumed
-	requests chan request  // from callers
+	requests chan *request // from callers
 	stopped  chan stop     // from vCPUs, each at most one between two runs
 	attend   chan struct{} // capacity 1: look at wanted
-	ended    chan struct{} // closed when Run returns
+	ended    chan struct{} // closed when Run returns, or by a Close without it
 
 	closeOnce sync.Once
 	closeErr  error
@@ -63,9 +62,12 @@ const (
 	wantKill
 )
 
+// request is what a caller asks of the machine's goroutine.
 type request struct {
 	do   func() error
+	undo func() error // if not nil, for what was done when nobody waited for it any longer
 	done chan error
+	over atomic.Bool // decided: it is done, or its caller has given up
 }
 
 // New makes a machine ready to run: it checks cfg, opens the hypervisor,
@@ -78,7 +80,7 @@ func New(cfg Config) (_ *Machine, err error) {
 	}
 	m := &Machine{
 		cfg:      cfg.withDefaults(),
-		requests: make(chan request),
+		requests: make(chan *request),
 		stopped:  make(chan stop, hv.MaxVCPUs),
 		attend:   make(chan struct{}, 1),
 		ended:    make(chan struct{}),
@@ -150,60 +152,89 @@ func (m *Machine) event(e Event) {
 	m.cfg.Events(e)
 }
 
-// call hands f to the machine's goroutine and waits for it.
-func (m *Machine) call(ctx context.Context, what string, f func() error) error {
-	r := request{f, make(chan error, 1)}
-	var err error
+// call hands r to the machine's goroutine and waits for it. A caller who gives up
+// meanwhile leaves it to the goroutine to do r, and to undo it where it says how.
+func (m *Machine) call(ctx context.Context, what string, r *request) error {
+	if err := m.await(ctx, r); err != nil {
+		return fmt.Errorf("machine %q: %s: %w", m.cfg.Name, what, err)
+	}
+	return nil
+}
+
+func (m *Machine) await(ctx context.Context, r *request) error {
 	if m.State() == Created {
-		err = fmt.Errorf("%w: not running", ErrState)
-	} else {
-		select {
-		case m.requests <- r:
-			select {
-			case err = <-r.done:
-			case <-m.ended:
-				select {
-				case err = <-r.done:
-				default:
-					err = ErrEnded
-				}
-			}
-		case <-m.ended:
-			err = ErrEnded
-		case <-ctx.Done():
-			err = context.Cause(ctx)
+		return fmt.Errorf("%w: not running", ErrState)
+	}
+	r.done = make(chan error, 1)
+	select {
+	case m.requests <- r:
+	case <-m.ended:
+		return ErrEnded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		if r.over.CompareAndSwap(false, true) {
+			return context.Cause(ctx)
 		}
+		return <-r.done
 	}
-	if err != nil {
-		err = fmt.Errorf("machine %q: %s: %w", m.cfg.Name, what, err)
+}
+
+// answer does what a caller asked for, on the machine's goroutine.
+func (m *Machine) answer(r *request) error {
+	err := r.do()
+	if !r.over.CompareAndSwap(false, true) && err == nil && r.undo != nil {
+		err = r.undo()
 	}
+	r.done <- err
 	return err
 }
 
 // Pause stops the machine: when it returns no vCPU is in the guest and no device
-// touches its memory. Pausing a paused machine does nothing.
-func (m *Machine) Pause(ctx context.Context) error { return m.call(ctx, "pause", m.pause) }
+// touches its memory. Pausing a paused machine does nothing. When ctx ends first
+// the machine runs on, after a moment of rest if the pause was under way.
+func (m *Machine) Pause(ctx context.Context) error {
+	was := Paused
+	return m.call(ctx, "pause", &request{
+		do: func() error { was = m.State(); return m.pause() },
+		undo: func() error {
+			if was == Paused {
+				return nil
+			}
+			return m.resume()
+		},
+	})
+}
 
 // Resume lets a paused machine go on. Time went on meanwhile: the guest's clocks
 // agree with the host's. Resuming a running machine does nothing.
-func (m *Machine) Resume(ctx context.Context) error { return m.call(ctx, "resume", m.resume) }
+func (m *Machine) Resume(ctx context.Context) error {
+	return m.call(ctx, "resume", &request{do: m.resume})
+}
 
 // Reset resets the machine in place, as its reset button does. A paused machine
 // stays paused.
 func (m *Machine) Reset(ctx context.Context) error {
-	return m.call(ctx, "reset", func() error { return m.reset("by request") })
+	return m.call(ctx, "reset", &request{do: func() error { return m.reset("by request") }})
 }
 
 // PowerButton presses the ACPI power button. What the guest makes of it is its
 // own affair; a paused machine sees it when it is resumed.
 func (m *Machine) PowerButton(ctx context.Context) error {
-	return m.call(ctx, "power button", m.powerButton)
+	return m.call(ctx, "power button", &request{do: m.powerButton})
 }
 
 // Registers reads the state of every vCPU. The guest is held for the moment.
-func (m *Machine) Registers(ctx context.Context) (regs []hv.State, err error) {
-	err = m.call(ctx, "registers", func() (err error) { regs, err = m.registers(); return err })
-	return regs, err
+func (m *Machine) Registers(ctx context.Context) ([]hv.State, error) {
+	var regs []hv.State // the goroutine's, until the call has succeeded
+	if err := m.call(ctx, "registers", &request{do: func() (err error) { regs, err = m.registers(); return err }}); err != nil {
+		return nil, err
+	}
+	return regs, nil
 }
 
 // Kill ends the machine at once, without asking the guest. It does not wait: Run
@@ -275,7 +306,10 @@ func (m *Machine) ConsoleInput() io.Writer { return m.parts.consoleIn }
 // is killed first. Files of the configuration stay open. Safe to call twice.
 func (m *Machine) Close() error {
 	m.closeOnce.Do(func() {
-		if !m.state.CompareAndSwap(int32(Created), int32(Ended)) {
+		if m.state.CompareAndSwap(int32(Created), int32(Ended)) {
+			m.haltDevices()
+			close(m.ended)
+		} else {
 			m.Kill()
 			<-m.ended
 		}

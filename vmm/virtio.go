@@ -22,7 +22,7 @@ func (m *Machine) addVirtio(host *pci.Host) error {
 		if err := m.attach(host, c); err != nil {
 			return fmt.Errorf("console: %w", err)
 		}
-		m.parts.consoleIn = c
+		m.parts.consoleIn = input{m, "console input", c}
 	}
 	for i, d := range m.cfg.Disks {
 		if err := m.addDisk(host, d); err != nil {

@@ -18,6 +18,9 @@ const (
 	maxConns = 64
 	// patience is how long a client may take to ask, or to take an answer.
 	patience = 30 * time.Second
+	// opPatience bounds an operation, so that whoever asked is still there to hear
+	// that it did not come about.
+	opPatience = 25 * time.Second
 )
 
 // server answers on the control socket.
@@ -157,7 +160,7 @@ func (s *server) talk(c net.Conn) {
 			s.attach(c, send)
 			return
 		}
-		opctx, stop := context.WithTimeout(ctx, patience)
+		opctx, stop := context.WithTimeout(ctx, opPatience)
 		resp := s.do(opctx, req.Op)
 		stop()
 		if send(resp) != nil {

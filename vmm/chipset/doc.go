@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 
 // Package chipset is the legacy part of the machine: 16550 serial ports, the
-// real-time clock, the keyboard controller's reset line, ACPI power management,
-// the reset register and fw_cfg. [New] assembles all of it; each part can be
-// used and tested by itself.
+// real-time clock, the keyboard controller's reset line, ACPI power management
+// and the reset register. [New] assembles all of it; each part can be used and
+// tested by itself.
 //
 // Time comes from a [Clock], interrupts leave through functions, so everything
 // is deterministic under test. A part's registers may be accessed by several

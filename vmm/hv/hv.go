@@ -168,7 +168,8 @@ type VCPU interface {
 	Run(Handler) (Exit, error)
 
 	// Kick makes a Run that is in progress, or else the next one, return
-	// Interrupted soon. It does not wait.
+	// Interrupted soon. It does not wait, and does no harm while the VM is being
+	// closed or afterwards.
 	Kick()
 
 	// State reads the architectural state; SetState writes it. The boot vCPU

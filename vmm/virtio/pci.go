@@ -119,6 +119,7 @@ func (d *PCI) clearQueue(v *vqueue) {
 	q.size, q.desc, q.avail, q.used = v.limit, 0, 0, 0
 	q.last, q.shadow, q.usedIdx, q.signaled = 0, 0, 0, 0
 	q.fresh, q.quiet = true, false
+	q.again = nil
 	q.eventIdx, q.indirect = false, false
 	q.err.Store(nil)
 	v.enabled, v.resetting = false, false

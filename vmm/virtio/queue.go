@@ -14,7 +14,7 @@ import (
 var le = binary.LittleEndian
 
 // Queue is one split virtqueue (VIRTIO 1.2, section 2.7) as the device sees it.
-// Pop, Return and Wait belong to the goroutine that serves it; Push and
+// Pop, Return, Requeue and Wait belong to the goroutine that serves it; Push and
 // Interrupt may be called from several.
 type Queue struct {
 	mem      *guestmem.Memory
@@ -33,9 +33,10 @@ type Queue struct {
 	err  atomic.Pointer[error]
 
 	// The serving goroutine's.
-	last   uint16 // next entry of the available ring to take
-	shadow uint16 // available index when last read
-	quiet  bool   // the driver has been told not to notify (without event index)
+	last   uint16   // next entry of the available ring to take
+	shadow uint16   // available index when last read
+	again  []uint16 // heads that Requeue gave back
+	quiet  bool     // the driver has been told not to notify (without event index)
 
 	mu       sync.Mutex
 	usedIdx  uint16 // guarded by mu, as are the two below
@@ -86,14 +87,25 @@ func (q *Queue) available() uint16 {
 	return n
 }
 
+// waiting says whether there is a chain to take.
+func (q *Queue) waiting() bool { return len(q.again) > 0 || q.available() != 0 }
+
 // More says whether Pop would find a chain.
-func (q *Queue) More() bool { return !q.stop.Load() && q.available() != 0 }
+func (q *Queue) More() bool { return !q.stop.Load() && q.waiting() }
 
 // Pop takes the next chain. It answers false when there is none, when Serve
 // must return, or when the driver broke the rules.
 func (q *Queue) Pop(c *Chain) bool {
-	if q.stop.Load() || q.available() == 0 {
+	if q.stop.Load() || !q.waiting() {
 		return false
+	}
+	if len(q.again) > 0 {
+		if err := q.walk(c, q.again[0]); err != nil {
+			q.Fail(err)
+			return false
+		}
+		q.again = q.again[1:]
+		return true
 	}
 	head, err := q.mem.LoadU16(q.avail + 4 + 2*uint64(q.last&(q.size-1)))
 	if err == nil {
@@ -110,6 +122,12 @@ func (q *Queue) Pop(c *Chain) bool {
 // Return gives back the n chains that were popped last, unused and not pushed:
 // Pop will find them again.
 func (q *Queue) Return(n int) { q.last -= uint16(n) }
+
+// Requeue gives back one chain, by its head, that was popped at any time and not
+// pushed: Pop will find it again, before what the ring has, once Serve is called
+// anew for the same ring. It is for one who must return before the chain is done,
+// and does not go together with Return.
+func (q *Queue) Requeue(head uint16) { q.again = append(q.again, head) }
 
 // Push tells the driver that a chain is done and how many bytes were written to
 // its In.
@@ -171,11 +189,11 @@ func (q *Queue) Interrupt() {
 // return.
 func (q *Queue) Wait() bool {
 	for !q.stop.Load() {
-		if q.available() != 0 {
+		if q.waiting() {
 			return true
 		}
 		q.ask(true)
-		if q.available() != 0 || q.stop.Load() {
+		if q.waiting() || q.stop.Load() {
 			q.ask(false)
 			continue
 		}

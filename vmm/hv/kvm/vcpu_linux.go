@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ type VCPU struct {
 	last   kregs    // as of the exit before this one
 	tid    atomic.Int64
 	pid    int
+
+	mu sync.Mutex // held by Kick while it uses run, and by close while that goes
 }
 
 func (vm *VM) newVCPU(b *Backend, id int, cfg hv.Config) (_ *VCPU, err error) {
@@ -80,6 +83,8 @@ const (
 func (v *VCPU) ID() int { return v.id }
 
 func (v *VCPU) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var err error
 	if v.mem != nil {
 		err = unix.Munmap(v.mem)
@@ -88,8 +93,13 @@ func (v *VCPU) close() error {
 	return errors.Join(err, unix.Close(v.fd))
 }
 
-// Kick makes Run return soon.
+// Kick makes Run return soon. On a vCPU that is closed it does nothing.
 func (v *VCPU) Kick() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.run == nil {
+		return
+	}
 	v.run.immediate(true)
 	// A signal that finds the thread outside the kernel is the Go runtime's
 	// affair; the flag then stops the next entry.

@@ -38,7 +38,8 @@ const (
 	// maxRequest bounds the data of one request; a driver that goes by seg_max
 	// and size_max stays below.
 	maxRequest = 1 << 30
-	// maxSectors and maxRanges bound one discard or write-zeroes request.
+	// maxSectors bounds a range of a discard or write-zeroes request, maxRanges
+	// their number. Together they are at most the disk.
 	maxSectors = 1 << 22 // 2 GiB
 	maxRanges  = 64
 

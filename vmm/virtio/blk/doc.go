@@ -10,8 +10,9 @@
 //
 // In a machine's life: Start and Resume begin a goroutine a queue. Pause and Halt
 // wait, on the machine's goroutine, until that and its helpers have answered every
-// request that they took; Halt then flushes the disk. Reset forgets the cache
-// mode; the disk keeps its bytes.
+// request that they took, or given it back: a long one goes to the disk in pieces,
+// is given up between two of them and begun again at Resume. Halt then flushes the
+// disk. Reset forgets the cache mode; the disk keeps its bytes.
 //
 // It may be imported by vmm. It imports virtio and block.
 package blk

@@ -115,13 +115,13 @@ func TestHostile(t *testing.T) {
 			n := new(atomic.Uint64)
 			vt.Hostile(t, vt.Subject{
 				Work: n,
-				// The whole disk in each of a discard's ranges. A read may be tried
-				// before, and a write flushed.
-				Entry: 64 * (1<<20 + 2),
+				// The whole disk, once. A read may be tried before, and a write
+				// flushed; each of a discard's ranges counts one more.
+				Entry: 2*(1<<20+1) + 64,
 				Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
 					var all []uint64
-					for range 64 {
-						all = append(all, 0, 1<<20/512, 0)
+					for i := range uint64(64) {
+						all = append(all, i*32, 32, 0)
 					}
 					return []vt.VirtqDesc{q.Out(append(header(tZeroes, 0), ranges(all...)...)), q.In(1)}
 				},

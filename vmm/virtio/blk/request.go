@@ -29,6 +29,20 @@ const (
 	rangeSize  = 16
 )
 
+// piece and discardPiece bound the bytes that the disk is asked for at once.
+// Between two pieces a request looks whether its queue shall stop: a guest may ask
+// for hours of work, and Pause waits for what is in flight.
+const (
+	piece        = 4 << 20 // read, written, zeroed
+	discardPiece = 64 << 20
+)
+
+var (
+	errRange       = errors.New("beyond the end of the disk")
+	errUnsupported = errors.New("no such request")
+	errStopped     = errors.New("the queue stops before the request is done")
+)
+
 // request is a chain with its header read. The header is read once: the guest
 // may change it afterwards, and we shall not see it.
 type request struct {
@@ -82,6 +96,9 @@ type server struct {
 	flying atomic.Int32  // requests that helpers have
 	built  int           // requests made so far, at most helpers+1
 	crew   int           // helpers started so far
+
+	mu     sync.Mutex
+	parked []uint16 // heads of requests that stopped before they were done
 }
 
 // Serve works on queue q until it shall stop.
@@ -105,6 +122,9 @@ func (d *Device) Serve(_ int, q *virtio.Queue) {
 	}
 	close(s.jobs)
 	s.wg.Wait()
+	for _, head := range s.parked {
+		q.Requeue(head)
+	}
 }
 
 // get returns a request without work, when all are in flight the first that
@@ -129,7 +149,7 @@ func (s *server) quick(r *request) bool {
 	switch {
 	case r.refused || r.kind == typeGetID:
 		return true
-	case r.kind == typeIn:
+	case r.kind == typeIn && r.size <= piece:
 		off, err := s.d.offset(r.sector, r.size)
 		if err != nil {
 			return true
@@ -159,55 +179,63 @@ func (s *server) help() {
 	}
 }
 
-// finish carries r out and answers it.
+// finish carries r out and answers it. One that the queue's end stops is begun
+// again when the queue is served again: whatever it is, twice is as good as once.
 func (s *server) finish(r *request) {
-	written, status := r.size, uint8(statusOK)
+	written, err := r.size, error(nil)
 	switch {
 	case r.refused:
-		written, status = 0, statusIOError
+		written, err = 0, errRange
 	case !r.done:
-		written, status = s.d.do(r)
+		written, err = s.d.do(s.q, r)
+	}
+	status := uint8(statusOK)
+	switch err {
+	case nil:
+	case errStopped:
+		s.mu.Lock()
+		s.parked = append(s.parked, r.chain.Head())
+		s.mu.Unlock()
+		return
+	case errUnsupported:
+		written, status = 0, statusUnsupported
+	default:
+		written, status = 0, statusIOError
 	}
 	s.d.count(r, status)
 	r.status[0] = status
 	s.q.Push(&r.chain, uint32(written)+1)
 }
 
-var errRange = errors.New("beyond the end of the disk")
-
 // do carries r out and returns how many bytes of data were written to the guest.
-func (d *Device) do(r *request) (written uint64, status uint8) {
-	var err error
+func (d *Device) do(q *virtio.Queue, r *request) (written uint64, err error) {
 	switch r.kind {
 	case typeIn:
-		var off int64
-		if off, err = d.offset(r.sector, r.size); err == nil {
-			if err = d.backend.ReadV(r.data, off); err == nil {
-				written = r.size
-			}
+		off, err := d.offset(r.sector, r.size)
+		if err == nil {
+			err = transfer(q, r, off, d.backend.ReadV)
 		}
+		return r.size, err
 	case typeOut:
-		var off int64
-		if off, err = d.offset(r.sector, r.size); err == nil && !d.geo.ReadOnly {
-			if err = d.backend.WriteV(r.data, off); err == nil && !d.writeback.Load() {
+		off, err := d.offset(r.sector, r.size)
+		switch {
+		case err != nil:
+		case d.geo.ReadOnly:
+			err = errRange
+		default:
+			if err = transfer(q, r, off, d.backend.WriteV); err == nil && !d.writeback.Load() {
 				err = d.backend.Flush()
 			}
-		} else if err == nil {
-			err = errRange
 		}
+		return 0, err
 	case typeFlush:
-		err = d.backend.Flush()
+		return 0, d.backend.Flush()
 	case typeGetID:
-		written = uint64(virtio.CopyIn(r.data, d.serial[:]))
+		return uint64(virtio.CopyIn(r.data, d.serial[:])), nil
 	case typeDiscard, typeWriteZeroes:
-		return 0, d.ranges(r)
-	default:
-		return 0, statusUnsupported
+		return 0, d.ranges(q, r)
 	}
-	if err != nil {
-		return 0, statusIOError
-	}
-	return written, statusOK
+	return 0, errUnsupported
 }
 
 // offset checks a range of the disk.
@@ -219,34 +247,98 @@ func (d *Device) offset(sector, size uint64) (int64, error) {
 	return int64(sector * sectorSize), nil
 }
 
-// ranges carries out discard and write-zeroes.
-func (d *Device) ranges(r *request) uint8 {
+// transfer gives r's data to f, in pieces if there is more than one. It changes
+// the elements of r.data.
+func transfer(q *virtio.Queue, r *request, off int64, f func(bufs [][]byte, off int64) error) error {
+	if r.size <= piece {
+		return f(r.data, off)
+	}
+	for bufs := r.data; len(bufs) > 0; {
+		if q.Stopping() {
+			return errStopped
+		}
+		n, k := 0, 0
+		for k < len(bufs) && n+len(bufs[k]) <= piece {
+			n += len(bufs[k])
+			k++
+		}
+		var rest []byte
+		if cut := piece - n; k < len(bufs) && cut > 0 {
+			rest, bufs[k] = bufs[k][cut:], bufs[k][:cut]
+			n += cut
+			k++
+		}
+		if err := f(bufs[:k], off); err != nil {
+			return err
+		}
+		off += int64(n)
+		if rest != nil {
+			k--
+			bufs[k] = rest
+		}
+		bufs = bufs[k:]
+	}
+	return nil
+}
+
+// span is one checked range of a discard or write-zeroes request.
+type span struct {
+	off, n int64
+	unmap  bool
+}
+
+// ranges carries out discard and write-zeroes. All of the request is looked at
+// first: its ranges are together at most the disk.
+func (d *Device) ranges(q *virtio.Queue, r *request) error {
 	if r.kind == typeDiscard && !d.discard || r.kind == typeWriteZeroes && !d.zero {
-		return statusUnsupported
+		return errUnsupported
 	}
 	if r.size == 0 || r.size%rangeSize != 0 || r.size > maxRanges*rangeSize {
-		return statusUnsupported
+		return errUnsupported
 	}
 	var buf [maxRanges * rangeSize]byte
+	var spans [maxRanges]span
 	le := binary.LittleEndian
-	b := buf[:virtio.CopyOut(buf[:r.size], r.data)]
+	b, count, total := buf[:virtio.CopyOut(buf[:r.size], r.data)], 0, int64(0)
 	for ; len(b) > 0; b = b[rangeSize:] {
 		sector, n, flags := le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])
 		off, err := d.offset(sector, uint64(n)*sectorSize)
-		unmap := flags&1 != 0
-		switch {
-		case flags&^1 != 0 || unmap && r.kind == typeDiscard:
-			return statusUnsupported
-		case err != nil || n > maxSectors:
-			return statusIOError
-		case r.kind == typeDiscard:
-			err = d.backend.Discard(off, int64(n)*sectorSize)
-		default:
-			err = d.backend.WriteZeroes(off, int64(n)*sectorSize, unmap)
+		s := span{off: off, n: int64(n) * sectorSize, unmap: flags&1 != 0}
+		if flags&^1 != 0 || s.unmap && r.kind == typeDiscard {
+			return errUnsupported
 		}
-		if err != nil {
-			return statusIOError
+		if total += s.n; err != nil || n > maxSectors || total > d.geo.Size {
+			return errRange
+		}
+		spans[count] = s
+		count++
+	}
+	for _, s := range spans[:count] {
+		if err := d.clear(q, r.kind, s); err != nil {
+			return err
 		}
 	}
-	return statusOK
+	return nil
+}
+
+// clear discards or zeroes s piece by piece. Pieces end where a multiple of their
+// size does: the disk's own blocks are not cut.
+func (d *Device) clear(q *virtio.Queue, kind uint32, s span) (err error) {
+	size := int64(piece)
+	if kind == typeDiscard {
+		size = discardPiece
+	}
+	for s.n > 0 && err == nil {
+		if q.Stopping() {
+			return errStopped
+		}
+		n := min(s.n, size-s.off%size)
+		if kind == typeDiscard {
+			err = d.backend.Discard(s.off, n)
+		} else {
+			err = d.backend.WriteZeroes(s.off, n, s.unmap)
+		}
+		s.off, s.n = s.off+n, s.n-n
+	}
+	return err
 }
