@@ -21,6 +21,7 @@ var uses = map[string]sandbox.Use{
 	FileLog:    sandbox.UseLog,
 	FileExit:   sandbox.UseLog,
 	FileLock:   sandbox.UseHold,
+	FileUser:   sandbox.UseHold,
 }
 
 // logRoom is the least that a file may grow to: a worker's own last words, in its log,
