@@ -27,8 +27,11 @@ type Config struct {
 	// Worker is the argument vector that starts a worker; nil: this program's
 	// own executable. The program must call MaybeWorker first in main.
 	Worker []string
-	// WorkerUID is the first of 65536 user and group ids that workers run under,
-	// one each; default 1885339648. Of a daemon that is root only.
+	// WorkerUID is the first of 65536 user and group ids that workers run under;
+	// default 1885339648. Of a daemon that is root only. On Linux each worker is a
+	// user of its own, also where daemons have the same first one, as long as they
+	// are in one network namespace. On FreeBSD, where less depends on it, workers of
+	// two daemons, or machines without a network, may happen to be one user.
 	WorkerUID uint32
 	// NoSandbox runs workers without seccomp, namespaces and Capsicum. For
 	// finding faults in the sandbox itself.

@@ -54,6 +54,24 @@ var probes = []struct {
 	{"mount", func(int) error { return unix.Unmount("/tmp", 0) }, unix.ECAPMODE},
 	{"become root", func(int) error { return unix.Setresuid(0, 0, 0) }, unix.EPERM},
 	{"leave the root", func(int) error { return unix.Chroot("/") }, unix.ECAPMODE},
+	// What would fill the file system that the disk's file is on. That file has 8 MiB,
+	// and none may grow to more than 16 (package worker).
+	{"write behind the disk's end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 16*MiB); return err }, unix.EFBIG},
+	{"write far behind the disk's end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 1<<40); return err }, unix.EFBIG},
+	{"write much to the disk", func(disk int) error {
+		b := make([]byte, MiB)
+		for off := int64(8 * MiB); ; off += MiB {
+			if _, err := unix.Pwrite(disk, b, off); err != nil {
+				return err
+			}
+			if off > 64*MiB {
+				return nil
+			}
+		}
+	}, unix.EFBIG},
+	{"raise the limit of files", func(int) error {
+		return unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1 << 40, Max: 1 << 40})
+	}, unix.EPERM},
 	// What the rights of a descriptor leave out.
 	{"cut the disk short", func(disk int) error { return unix.Ftruncate(disk, 0) }, unix.ENOTCAPABLE},
 	{"change the disk's mode", func(disk int) error { return unix.Fchmod(disk, 0o777) }, unix.ENOTCAPABLE},

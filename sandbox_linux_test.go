@@ -64,6 +64,41 @@ var probes = []struct {
 	{"use a call of 32 bits' numbering", func() error { return errnoOf2(0x40000000|unix.SYS_READ, 0) }},
 }
 
+// diskProbes would fill the file system that the disk's file is on. That file has 8
+// MiB, and none may grow to more than 16 (package worker).
+var diskProbes = []struct {
+	name string
+	try  func(disk int) error
+	want syscall.Errno
+}{
+	{"write behind the end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 16*MiB); return err }, unix.EFBIG},
+	{"write far behind the end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 1<<40); return err }, unix.EFBIG},
+	{"lengthen the disk", func(disk int) error { return unix.Ftruncate(disk, 1<<40) }, unix.EPERM},
+	{"cut the disk short", func(disk int) error { return unix.Ftruncate(disk, 4096) }, unix.EPERM},
+	{"allocate", func(disk int) error { return unix.Fallocate(disk, 0, 0, 1*MiB) }, unix.EPERM},
+	{"allocate behind the end", func(disk int) error { return unix.Fallocate(disk, unix.FALLOC_FL_KEEP_SIZE, 8*MiB, 1<<40) }, unix.EPERM},
+	{"zero behind the end", func(disk int) error { return unix.Fallocate(disk, zeroes, 16*MiB+1, 4096) }, unix.EPERM},
+	{"zero far behind the end", func(disk int) error { return unix.Fallocate(disk, zeroes, 1<<40, 4096) }, unix.EPERM},
+	{"zero too much", func(disk int) error { return unix.Fallocate(disk, zeroes, 0, 1<<40) }, unix.EPERM},
+	{"raise the limit of files", func(int) error {
+		return unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	}, unix.EPERM},
+	// What a guest's requests come down to goes on.
+	{"write at the end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 8*MiB-1); return err }, 0},
+	{"punch a hole", func(disk int) error {
+		return unix.Fallocate(disk, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4*MiB, 4*MiB)
+	}, 0},
+	{"zero", func(disk int) error {
+		err := unix.Fallocate(disk, zeroes, 4*MiB, 4*MiB)
+		if err == unix.EOPNOTSUPP {
+			return nil // not every file system can
+		}
+		return err
+	}, 0},
+}
+
+const zeroes = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
+
 func takeMuch() error {
 	b, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err == nil {
@@ -86,7 +121,15 @@ func errnoOf2(nr, a uintptr) error {
 
 // probe tries everything, and says of each how it was refused. There are no rights
 // to a single descriptor.
-func probe(_ *os.File, say func(string)) {
+func probe(disk *os.File, say func(string)) {
+	fd := int(disk.Fd())
+	for _, p := range diskProbes {
+		how := "as it should be"
+		if err := p.try(fd); p.want == 0 && err != nil || p.want != 0 && err != p.want {
+			how = fmt.Sprintf("%v, want %v", err, p.want)
+		}
+		say(fmt.Sprintf("disk %s: %s", p.name, how))
+	}
 	for _, p := range probes {
 		say(fmt.Sprintf("probe %s: %v", p.name, p.try()))
 	}
@@ -103,8 +146,15 @@ func TestSandbox(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintln(c, "probe")
-	refused := 0
+	refused, disk := 0, 0
 	for sc := bufio.NewScanner(c); sc.Scan() && sc.Text() != "probed"; {
+		if what, how, ok := strings.Cut(sc.Text(), ": "); ok && strings.HasPrefix(what, "disk ") {
+			if how != "as it should be" {
+				t.Errorf("%s: %s", what, how)
+			}
+			disk++
+			continue
+		}
 		what, how, ok := strings.Cut(strings.TrimPrefix(sc.Text(), "probe "), ": ")
 		if !ok {
 			continue
@@ -118,8 +168,8 @@ func TestSandbox(t *testing.T) {
 		}
 		refused++
 	}
-	if refused != len(probes) {
-		t.Errorf("%d of %d probes were answered", refused, len(probes))
+	if refused != len(probes) || disk != len(diskProbes) {
+		t.Errorf("%d of %d probes were answered, %d of %d of the disk", refused, len(probes), disk, len(diskProbes))
 	}
 	// The guest runs on.
 	typeLine(t, m, "hello")
@@ -171,7 +221,7 @@ func checkConfined(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bounded := []string{"Max address space", "Max open files"}
+	bounded := []string{"Max address space", "Max open files", "Max file size"}
 	if os.Geteuid() == 0 {
 		bounded = append(bounded, "Max processes")
 	}

@@ -177,6 +177,10 @@ func (m *Machine) spawn(ctx context.Context, l *live, tap *os.File) error {
 	log := files[fileWorker]
 	delete(files, fileWorker)
 	defer log.Close()
+	uid, err := m.takeUID(files)
+	if err != nil {
+		return err
+	}
 	h.fault("opened the worker's files")
 	group := m.makeGroup(r)
 	if group != nil {
@@ -186,7 +190,7 @@ func (m *Machine) spawn(ctx context.Context, l *live, tap *os.File) error {
 	cfg := worker.Config{
 		Machine: r.ID, Name: r.key().String(), CPUs: r.Spec.CPUs, Memory: r.Spec.Memory,
 		Cmdline: r.Image.Cmdline, MAC: r.MAC, MTU: h.cfg.Network.MTU,
-		Owner: uint32(os.Geteuid()), Began: l.began, Sandbox: !h.cfg.NoSandbox, UID: m.workerUID(),
+		Owner: uint32(os.Geteuid()), Began: l.began, Sandbox: !h.cfg.NoSandbox, UID: uid,
 		LogLimit: consoleLimit,
 	}
 	p, err := worker.Spawn(worker.Command{Argv: h.cfg.Worker, Log: log, Group: group}, cfg, files)
@@ -398,13 +402,20 @@ func (m *Machine) wait(ctx context.Context, l *live) error {
 	}
 }
 
-// workerUID is the user that a machine's worker becomes: of its own as long as
-// it has an address of its own.
-func (m *Machine) workerUID() uint32 {
-	base := m.h.cfg.WorkerUID
-	if a := m.record().Address; a.IsValid() {
-		return base + be32(a.Addr().As4())&0xffff
+// takeUID says which user a machine's worker becomes, 0 if it stays who it is, and
+// adds to its files the one, if any, by which that user is its own. By its address,
+// or its ID, a machine is mostly the same user.
+func (m *Machine) takeUID(files map[string]*os.File) (uint32, error) {
+	if m.h.cfg.NoSandbox || os.Geteuid() != 0 {
+		return 0, nil
 	}
 	n, _ := strconv.ParseUint(m.id[:4], 16, 16)
-	return base + uint32(n)
+	if a := m.record().Address; a.IsValid() {
+		n = uint64(be32(a.Addr().As4()))
+	}
+	uid, held, err := holdUID(m.h.cfg.WorkerUID, uint16(n))
+	if held != nil {
+		files[worker.FileUser] = held
+	}
+	return uid, err
 }

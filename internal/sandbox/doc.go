@@ -13,8 +13,8 @@
 // of that user's processes, which would not bind root.
 //
 // What a process that is broken into may use up is bounded by resource limits:
-// descriptors, core files, locked memory, its address space, and as a user of its
-// own its processes on FreeBSD and its threads on Linux. Package limits adds, from
+// descriptors, core files, locked memory, its address space, the size of a file, and
+// as a user of its own its processes on FreeBSD and its threads on Linux. Package limits adds, from
 // outside, a control group of its own on Linux and rctl(8) rules on FreeBSD, where
 // the host has them.
 //
@@ -26,6 +26,9 @@ package sandbox
 type Options struct {
 	// UID to become, also as the group; 0: stay who one is. Root only.
 	UID uint32
+	// FileSize is how large a file may become that is written to: a disk in a file
+	// could otherwise fill the host's. It does not bind devices.
+	FileSize int64
 	// Files are descriptors that were handed over, by what may be done with
 	// them from now on. FreeBSD only.
 	Files map[Use][]uintptr

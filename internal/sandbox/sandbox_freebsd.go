@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -75,6 +76,7 @@ func Enter(o Options) error {
 	if err != nil {
 		return err
 	}
+	signal.Ignore(unix.SIGXFSZ) // which would end the process; EFBIG says it, too
 	for _, l := range []struct {
 		name string
 		res  int
@@ -86,6 +88,7 @@ func Enter(o Options) error {
 		// limit); root is not bound by it.
 		{"RLIMIT_NPROC", unix.RLIMIT_NPROC, 1},
 		{"RLIMIT_AS", unix.RLIMIT_AS, size + Growth},
+		{"RLIMIT_FSIZE", unix.RLIMIT_FSIZE, o.FileSize},
 	} {
 		if err := unix.Setrlimit(l.res, &unix.Rlimit{Cur: l.max, Max: l.max}); err != nil {
 			return fmt.Errorf("setrlimit %s: %w", l.name, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,8 @@ func Enter(o Options) error {
 			return fmt.Errorf("empty file system: %w", err)
 		}
 	}
-	if err := limits(size, os.Geteuid() == 0 && o.UID != 0); err != nil {
+	signal.Ignore(unix.SIGXFSZ) // which would end the process; EFBIG says it, too
+	if err := limits(size, uint64(o.FileSize), os.Geteuid() == 0 && o.UID != 0); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 && o.UID != 0 {
@@ -46,7 +48,7 @@ func Enter(o Options) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
-	return filter()
+	return filter(uint64(o.FileSize))
 }
 
 // emptyRoot makes of an empty, read-only tmpfs the root of this process's mount
@@ -112,9 +114,10 @@ func detachedRoot() error {
 	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
-// limits keeps a process that was broken into from filling tables and memory: size
-// is what it has mapped, alone whether it will be a user that nobody else is.
-func limits(size uint64, alone bool) error {
+// limits keeps a process that was broken into from filling tables, memory and disks:
+// size is what it has mapped, file what a file may grow to, alone whether it will be
+// a user that nobody else is.
+func limits(size, file uint64, alone bool) error {
 	type limit struct {
 		name string
 		res  int
@@ -125,6 +128,7 @@ func limits(size uint64, alone bool) error {
 		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, Files},
 		{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 10},
 		{"RLIMIT_AS", unix.RLIMIT_AS, size + Growth},
+		{"RLIMIT_FSIZE", unix.RLIMIT_FSIZE, file},
 	}
 	if alone {
 		all = append(all, limit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, Threads})

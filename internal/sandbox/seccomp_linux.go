@@ -16,7 +16,7 @@ var allowed = []uintptr{
 	// disks, the console's log, the exit file, taps, sockets, eventfds
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_READV, unix.SYS_WRITEV,
 	unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_PREADV, unix.SYS_PWRITEV, unix.SYS_PREADV2, unix.SYS_PWRITEV2,
-	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE, unix.SYS_LSEEK, unix.SYS_FSTAT,
+	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_LSEEK, unix.SYS_FSTAT,
 	unix.SYS_CLOSE, unix.SYS_FCNTL, unix.SYS_EVENTFD2, unix.SYS_PIPE2, unix.SYS_DUP,
 	// connections on the control socket; there is no call that makes or binds one
 	unix.SYS_ACCEPT4, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETSOCKOPT, unix.SYS_SHUTDOWN,
@@ -77,8 +77,21 @@ func when(nr uintptr, body ...bpf.Instruction) []bpf.Instruction {
 	}, body...)
 }
 
-// program is the filter. pid is this process, as it sees itself.
-func program(pid int) []bpf.Instruction {
+// atMost goes on if the nth argument is no greater than max, and refuses else.
+func atMost(n uint32, max uint64) []bpf.Instruction {
+	return []bpf.Instruction{
+		load32(arg(n) + 4),
+		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(max >> 32), SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(max >> 32), SkipTrue: 3},
+		load32(arg(n)),
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: uint32(max), SkipTrue: 1},
+		refuse,
+	}
+}
+
+// program is the filter. pid is this process, as it sees itself; file is how large
+// a file may be.
+func program(pid int, file uint64) []bpf.Instruction {
 	p := []bpf.Instruction{
 		load32(dataArch),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AUDIT_ARCH_X86_64, SkipTrue: 1},
@@ -98,6 +111,19 @@ func program(pid int) []bpf.Instruction {
 	for _, nr := range allowed {
 		p = append(p, when(nr, allow)...)
 	}
+	// A log is emptied, no file is given another length.
+	p = append(p, when(unix.SYS_FTRUNCATE, append(atMost(1, 0), allow)...)...)
+	// A disk's holes and zeroes. What is allocated so behind the end of a file no
+	// limit of the kernel's knows of.
+	holes := []bpf.Instruction{
+		load32(arg(1)),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE, SkipTrue: 1},
+		refuse,
+	}
+	holes = append(holes, atMost(2, file)...)
+	holes = append(holes, atMost(3, file)...)
+	p = append(p, when(unix.SYS_FALLOCATE, append(holes, allow)...)...)
 	// Threads, never processes: and nothing that would come with a namespace.
 	const thread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD
 	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
@@ -139,11 +165,11 @@ func program(pid int) []bpf.Instruction {
 }
 
 // filter assembles the filter and puts it in force.
-func filter() error {
+func filter(file uint64) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("seccomp: no filter for %s", runtime.GOARCH)
 	}
-	raw, err := bpf.Assemble(program(unix.Getpid()))
+	raw, err := bpf.Assemble(program(unix.Getpid(), file))
 	if err != nil {
 		return fmt.Errorf("seccomp: assemble the filter: %w", err)
 	}

@@ -43,6 +43,7 @@ const (
 	FileInitrd = "initrd"
 	FileTap    = "tap"
 	FileKVM    = "kvm"
+	FileUser   = "user" // that its UID is no other's; held for as long as the worker lives
 )
 
 // maxConfig bounds the configuration's JSON.

@@ -3,7 +3,10 @@
 package worker
 
 import (
+	"fmt"
 	"net"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skepvm/skep/internal/sandbox"
 )
@@ -18,6 +21,26 @@ var uses = map[string]sandbox.Use{
 	FileLog:    sandbox.UseLog,
 	FileExit:   sandbox.UseLog,
 	FileLock:   sandbox.UseHold,
+	FileUser:   sandbox.UseHold,
+}
+
+// logRoom is the least that a file may grow to: a worker's own last words, in its log,
+// and what the guest wrote to its console have room in it.
+const logRoom = 16 << 20
+
+// fileSize is how large the largest file may be that this worker writes to: a disk in
+// a file, as it is. The bound is one for all: the log and the exit file of a worker
+// that was broken into may become as large.
+func fileSize(cfg Config) (int64, error) {
+	size := max(logRoom, cfg.LogLimit)
+	if fd, ok := cfg.Files[FileDisk]; ok {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return 0, fmt.Errorf("size of the disk: %w", err)
+		}
+		size = max(size, st.Size) // a device has none, and is not bound
+	}
+	return size, nil
 }
 
 // confine shuts the worker in. The guest is built and has not run.
@@ -28,7 +51,11 @@ func confine(cfg Config, guest Guest, l net.Listener) error {
 	if err := guest.Confine(); err != nil {
 		return err
 	}
-	o := sandbox.Options{UID: cfg.UID, Files: map[sandbox.Use][]uintptr{
+	size, err := fileSize(cfg)
+	if err != nil {
+		return err
+	}
+	o := sandbox.Options{UID: cfg.UID, FileSize: size, Files: map[sandbox.Use][]uintptr{
 		sandbox.UseErr:  {2},
 		sandbox.UseHold: {0, 1}, // /dev/null
 	}}

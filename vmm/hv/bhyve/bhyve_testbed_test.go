@@ -288,6 +288,31 @@ func TestPortStrings(t *testing.T) {
 	}
 }
 
+// Each segment has a base of its own, and a prefix says which one counts.
+func TestPortStringSegments(t *testing.T) {
+	g := newGuest(t, 1)
+	s := realMode(0x1000)
+	for i, seg := range []*hv.Segment{&s.DS, &s.ES, &s.SS, &s.FS, &s.GS} {
+		seg.Base = uint64(0x20000 + 0x1000*i)
+		g.ram[seg.Base+0x123] = byte('a' + i)
+	}
+	s.CS.Base = 0x30000
+	s.RIP = 0x100
+	g.ram[0x30123] = 'f'
+	// cld; mov dx, 0xe9; then with mov si, 0x123 before each: outsb; es outsb;
+	// ss outsb; fs outsb; gs outsb; cs outsb; mov di, 0x200; insb; hlt
+	g.load(0x30100, code(t, `eb2e`))
+	g.load(0x30130, code(t, `fc bae900 be2301 6e be2301 266e be2301 366e be2301 646e be2301 656e be2301 2e6e bf0002 6c f4 ebfd`))
+	r := &recorder{}
+	g.runAll(t, r, s)
+	if want := "out1 e9=61; out1 e9=62; out1 e9=63; out1 e9=64; out1 e9=65; out1 e9=66; in1 e9"; r.String() != want {
+		t.Errorf("accesses %v\n    want %v", r, want)
+	}
+	if b := g.ram[s.ES.Base+0x200]; b != 0xd1 {
+		t.Errorf("INS wrote %#x to ES:DI", b)
+	}
+}
+
 // An unknown MSR is a general protection fault in the guest.
 func TestMSR(t *testing.T) {
 	g := newGuest(t, 1)

@@ -147,6 +147,9 @@ func (v *vcpu) inoutString(s abi.InoutStr) error {
 	default:
 		return fmt.Errorf("port string access with %d-byte addresses", s.Addrsize)
 	}
+	if s.SegName < abi.VM_REG_GUEST_ES || s.SegName > abi.VM_REG_GUEST_GS {
+		return fmt.Errorf("port string access by register %d, which is no segment", s.SegName) // and has no base
+	}
 	v.env.paging = s.Paging
 	v.env.bits = 32
 	if s.Paging.CPUMode == abi.CPU_MODE_64BIT {

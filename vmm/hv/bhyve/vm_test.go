@@ -246,6 +246,70 @@ func TestPortString(t *testing.T) {
 	}
 }
 
+// Where the element of a string is: the segment's base counts except in 64-bit
+// mode, there that of FS and GS does; the offset has the width of addresses, the
+// sum that of the mode.
+func TestPortStringAddresses(t *testing.T) {
+	const real, protected, compat, long = abi.CPU_MODE_REAL, abi.CPU_MODE_PROTECTED, abi.CPU_MODE_COMPATIBILITY, abi.CPU_MODE_64BIT
+	const es, cs, ds, fs, gs = abi.VM_REG_GUEST_ES, abi.VM_REG_GUEST_CS, abi.VM_REG_GUEST_DS, abi.VM_REG_GUEST_FS, abi.VM_REG_GUEST_GS
+	for _, c := range []struct {
+		mode, size, seg int
+		base, index     uint64
+		want            uint64 // linear
+	}{
+		{real, 2, ds, 0x20000, 0x0123, 0x20123},
+		{real, 2, fs, 0xffff0, 0x8000, 0x107ff0},
+		{real, 2, ds, 0x20000, 0xffff_0123, 0x20123},
+		{real, 4, cs, 0x20000, 0x1_2345, 0x32345},
+		{protected, 2, es, 0xc0000000, 0x5_0010, 0xc0000010},
+		{protected, 4, ds, 0xc0000000, 0x1000, 0xc0001000},
+		{protected, 4, gs, 0xffff0000, 0x2_0000, 0x10000},
+		{compat, 4, fs, 0x40000000, 0x7_0000_0010, 0x40000010},
+		{long, 8, ds, 0x20000, 0xffff_8000_0000_1000, 0xffff_8000_0000_1000},
+		{long, 4, es, 0x20000, 0x7_0000_0010, 0x10},
+		{long, 8, fs, 0xffff_8000_0000_0000, 0x1000, 0xffff_8000_0000_1000},
+		{long, 4, gs, 0xffff_8000_0000_0000, 0x7_0000_1000, 0xffff_8000_0000_1000},
+	} {
+		exit := abi.Exit{Exitcode: abi.VM_EXITCODE_INOUT_STR, InstLength: 1}
+		exit.U[0] = 1 | 16 | 0xe9<<16
+		exit.U[(32-16)/8] = uint64(c.mode) << 32
+		exit.U[(64-16)/8], exit.U[(72-16)/8] = c.index, 1
+		exit.U[(80-16)/8] = uint64(c.size) | uint64(c.seg)<<32
+		exit.U[(88-16)/8] = c.base
+		h := newHost()
+		h.script = exits(exit)
+		vm, m := newTestVM(t, h, 1)
+		ram, err := vm.MapMemory([]hv.Region{{Size: 1 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ram[0][0x3000+c.want%pageSize] = 0x5a
+		m.tables = map[uint64]uint64{c.want / pageSize: 3}
+		var a accesses
+		_, err = vm.VCPU(0).Run(&a)
+		if a.String() != "out1 e9=5a" || err != nil {
+			t.Errorf("%+v: %v, %v", c, &a, err)
+		}
+	}
+	// Without a segment there is no base.
+	for _, seg := range []uint64{0, abi.VM_REG_GUEST_ES - 1, abi.VM_REG_GUEST_GS + 1, abi.VM_REG_LAST, 1<<32 - 1} {
+		exit := abi.Exit{Exitcode: abi.VM_EXITCODE_INOUT_STR, InstLength: 1}
+		exit.U[0] = 1 | 16 | 0xe9<<16
+		exit.U[(80-16)/8] = 4 | seg<<32
+		h := newHost()
+		h.script = exits(exit)
+		vm, m := newTestVM(t, h, 1)
+		if _, err := vm.MapMemory([]hv.Region{{Size: 1 << 20}}); err != nil {
+			t.Fatal(err)
+		}
+		m.tables = map[uint64]uint64{0: 0}
+		var a accesses
+		if _, err := vm.VCPU(0).Run(&a); err == nil || a.String() != "" {
+			t.Errorf("segment %d: %v, %v", seg, &a, err)
+		}
+	}
+}
+
 // INIT and SIPI: the second vCPU waits in Run without being active, and begins
 // where the first one sends it.
 func TestStartOfAnotherProcessor(t *testing.T) {

@@ -31,7 +31,10 @@ func (e *Exit) Inout() Inout {
 	}
 }
 
-// InoutStr is struct vm_inout_str without what skep does not use of it.
+// InoutStr is struct vm_inout_str without what skep does not use of it: of cs_d
+// and cs_base, which only 15 has, the kernel makes use itself. Where the processor
+// does not say which segment OUTS reads (AMD without DecodeAssist), it takes it from
+// the instruction before VM_RUN returns (vmm_ioport.c).
 type InoutStr struct {
 	Inout
 	Paging   Paging
@@ -41,10 +44,6 @@ type InoutStr struct {
 	Addrsize int // 2, 4 or 8 bytes
 	SegName  int32
 	SegBase  uint64
-	// CsD and CsBase are there on 15 only, where SegName is VM_REG_LAST because
-	// the processor did not say which segment it is.
-	CsD    bool
-	CsBase uint64
 }
 
 // InoutStr is valid for VM_EXITCODE_INOUT_STR.
@@ -58,8 +57,6 @@ func (e *Exit) InoutStr() InoutStr {
 		Addrsize: int(e.u32(80)),
 		SegName:  int32(e.u32(84)),
 		SegBase:  e.U[(88-16)/8],
-		CsD:      e.u32(104) != 0,
-		CsBase:   e.U[(112-16)/8],
 	}
 }
 

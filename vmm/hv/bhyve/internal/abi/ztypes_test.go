@@ -235,9 +235,7 @@ func TestExitLayout(t *testing.T) {
 	put(&e, s+offset("vm_inout_str", "seg_name", 0), 22, 4)
 	put(&e, s+offset("vm_inout_str", "seg_desc", 0)+offset("seg_desc", "base", 0), 0xabc0, 8)
 	put(&e, s+offset("vm_inout_str", "rflags", 0), 0x402, 8)
-	put(&e, s+offset("vm_inout_str", "cs_d", 0), 1, 4)
-	put(&e, s+offset("vm_inout_str", "cs_base", 0), 0xf0000, 8)
-	want := InoutStr{Paging: Paging{CPUMode: 3}, Index: 0x1234, Count: 77, Addrsize: 8, SegName: 22, SegBase: 0xabc0, Rflags: 0x402, CsD: true, CsBase: 0xf0000}
+	want := InoutStr{Paging: Paging{CPUMode: 3}, Index: 0x1234, Count: 77, Addrsize: 8, SegName: 22, SegBase: 0xabc0, Rflags: 0x402}
 	if got := e.InoutStr(); got != want {
 		t.Errorf("inout_str: %+v, want %+v", got, want)
 	}
