@@ -60,15 +60,46 @@ func (h *Handle) CreatePool(ctx context.Context, s PoolSpec) error {
 	if err := errors.Join(r.SetConfig(root), r.SetInput(props)); err != nil {
 		return &Error{Op: op, Name: s.Name, Kind: ErrInvalid, Err: err}
 	}
-	err = fail(op, zcmd.PoolCreate, s.Name, r.Do(ctx, zcmd.PoolCreate))
-	if err != nil {
-		if out, derr := r.Reply(); derr == nil {
-			if info := out.List("create_info"); info.Len() > 0 {
-				return hint(err, nil, info.String())
-			}
+	// The kernel takes the first command that is put down for the pool's creation,
+	// and keeps all that the history has until then for ever: were it another's
+	// later one, and the history full, nothing of it could be read any more.
+	made := false
+	err = h.Logged(context.WithoutCancel(ctx), s.command(), func() error {
+		err := fail(op, zcmd.PoolCreate, s.Name, r.Do(ctx, zcmd.PoolCreate))
+		made = err == nil
+		return err
+	})
+	if made {
+		return nil // also where it could not be put down
+	}
+	if out, derr := r.Reply(); derr == nil {
+		if info := out.List("create_info"); info.Len() > 0 {
+			return hint(err, nil, info.String())
 		}
 	}
 	return err
+}
+
+// command tells what is created, for the pool's history.
+func (s *PoolSpec) command() string {
+	const longest = 2048 // HIS_MAX_RECORD_LEN of FreeBSD
+	words := []string{"skep: create pool", s.Name}
+	for _, set := range []struct {
+		class string
+		vdevs []VdevSpec
+	}{{"", s.Data}, {"special", s.Special}, {"dedup", s.Dedup}, {"log", s.Logs}} {
+		for _, v := range set.vdevs {
+			words = append(append(words, set.class, v.word()), v.Paths...)
+		}
+	}
+	if len(s.Cache) > 0 {
+		words = append(append(words, "cache"), s.Cache...)
+	}
+	if len(s.Spares) > 0 {
+		words = append(append(words, "spare"), s.Spares...)
+	}
+	text := strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
+	return text[:min(len(text), longest)]
 }
 
 func (s *PoolSpec) rootProps(op string, props *nvlist.List) error {

@@ -41,6 +41,19 @@ func DRAID(parity, data, spares int, paths ...string) VdevSpec {
 	return VdevSpec{Type: "draid", Parity: parity, Data: data, Spares: spares, Paths: paths}
 }
 
+// word is the type as zpool create has it, "" for a disk.
+func (v VdevSpec) word() string {
+	switch v.Type {
+	case "disk":
+		return ""
+	case "raidz":
+		return fmt.Sprintf("raidz%d", v.Parity)
+	case "draid":
+		return fmt.Sprintf("draid%d:%dd:%ds", v.Parity, v.Data, v.Spares)
+	}
+	return v.Type
+}
+
 func leaf(path string, ashift uint64) (*nvlist.List, error) {
 	if !filepath.IsAbs(path) || strings.IndexByte(path, 0) >= 0 {
 		return nil, fmt.Errorf("%q is not an absolute path", path)
