@@ -178,3 +178,79 @@ func TestSendClosed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The end of the context alone ends a receive from one who does not write, before the stream as in it.
+func TestReceiveSilent(t *testing.T) {
+	_, h := streamKernel(t, "tank", "tank/s", "tank/s@a", "in")
+	var tree, one bytes.Buffer
+	if err := errors.Join(h.SendTree(t.Context(), &tree, "tank/s@a", SendTreeOptions{}), h.Send(t.Context(), &one, "tank/s@a", SendOptions{})); err != nil {
+		t.Fatal(err)
+	}
+	receive := func(ctx context.Context, r io.Reader) error {
+		_, err := h.Receive(ctx, r, "in/r", ReceiveOptions{})
+		return err
+	}
+	receiveTree := func(ctx context.Context, r io.Reader) error {
+		_, err := h.ReceiveTree(ctx, r, "in/t", ReceiveTreeOptions{})
+		return err
+	}
+	for _, tc := range []struct {
+		what string
+		do   func(context.Context, io.Reader) error
+		came []byte
+	}{
+		{"a stream, nothing", receive, nil}, {"a stream, half a record", receive, one.Bytes()[:recordSize/2]}, {"a package, nothing", receiveTree, nil},
+		{"a package, its header", receiveTree, tree.Bytes()[:recordSize+10]},
+		{"a package, all but its END", receiveTree, tree.Bytes()[:tree.Len()-recordSize]},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			defer w.Close()
+			if _, err := w.Write(tc.came); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- tc.do(ctx, r) }()
+			time.AfterFunc(100*time.Millisecond, cancel)
+			select {
+			case err := <-done:
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("it does not end")
+			}
+			if _, err := w.WriteString("more"); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(io.LimitReader(r, 4)); err != nil || string(b) != "more" {
+				t.Errorf("%q %v", b, err)
+			}
+		})
+	}
+}
+
+// A package's own records are cut by the end of the context as its streams are.
+func TestSendTreeCancel(t *testing.T) {
+	_, h := streamKernel(t, "tank", "tank/s", "tank/s@a")
+	_, w := net.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- h.SendTree(ctx, w, "tank/s@a", SendTreeOptions{}) }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not end")
+	}
+}

@@ -5,6 +5,7 @@ package zfs
 import (
 	"context"
 	"io"
+	"time"
 )
 
 const pumpSize = 1 << 20
@@ -51,5 +52,30 @@ func onCancel(ctx context.Context, interrupt func()) (stop func() bool) {
 		}
 		<-done
 		return true
+	}
+}
+
+// readDeadline and writeDeadline end a read or write that blocks when ctx ends, where
+// there is a deadline to set. What they give is called once: it takes that back.
+func readDeadline(ctx context.Context, r io.Reader) (stop func()) {
+	if dl, ok := r.(interface{ SetReadDeadline(t time.Time) error }); ok {
+		return endBy(ctx, dl.SetReadDeadline)
+	}
+	return func() {}
+}
+
+func writeDeadline(ctx context.Context, w io.Writer) (stop func()) {
+	if dl, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok {
+		return endBy(ctx, dl.SetWriteDeadline)
+	}
+	return func() {}
+}
+
+func endBy(ctx context.Context, deadline func(time.Time) error) (stop func()) {
+	stopped := onCancel(ctx, func() { _ = deadline(time.Unix(1, 0)) })
+	return func() {
+		if stopped() {
+			_ = deadline(time.Time{})
+		}
 	}
 }

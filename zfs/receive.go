@@ -54,8 +54,14 @@ type incoming struct {
 	local    *nvlist.List // further ones to set in their place; a flag for one that is to be inherited
 }
 
-func readBegin(op string, r io.Reader, target string) (head header, first Record, err error) {
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+func readBegin(ctx context.Context, op string, r io.Reader, target string) (head header, first Record, err error) {
+	stop := readDeadline(ctx, r)
+	_, err = io.ReadFull(r, head[:])
+	stop()
+	if err != nil {
+		if cerr := canceled(ctx, op, target); cerr != nil {
+			return head, first, cerr
+		}
 		return head, first, &Error{Op: op, Name: target, Kind: ErrStream, Hint: "reading its first record", Err: err}
 	}
 	first, err = head.parse()
@@ -70,7 +76,7 @@ func readBegin(op string, r io.Reader, target string) (head header, first Record
 
 func (h *Handle) receiveFrom(ctx context.Context, r io.Reader, target string, o ReceiveOptions, move feeder) (*Received, error) {
 	const op = "receive"
-	head, first, err := readBegin(op, r, target)
+	head, first, err := readBegin(ctx, op, r, target)
 	if err == nil && first.Begin.Compound {
 		err = &Error{Op: op, Name: target, Err: streamError("a package of streams (zfs send -R or -I) is for ReceiveTree")}
 	}

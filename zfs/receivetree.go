@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -38,7 +39,7 @@ type ReceivedTree struct {
 // before an error stays. An error over a property alone comes with the result.
 func (h *Handle) ReceiveTree(ctx context.Context, r io.Reader, target string, o ReceiveTreeOptions) (*ReceivedTree, error) {
 	const op = "receive"
-	head, first, err := readBegin(op, r, target)
+	head, first, err := readBegin(ctx, op, r, target)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,14 @@ func (h *Handle) ReceiveTree(ctx context.Context, r io.Reader, target string, o 
 		return nil, err
 	}
 	t := &treeReceiver{h: h, ctx: ctx, op: op, target: target, o: o, guids: map[uint64]string{}, propErrs: map[string]error{}}
-	if err := t.run(r, head, first); err != nil {
+	// Reads between the streams end with ctx too. Where one stream takes the deadline back, run looks at ctx next.
+	stop := readDeadline(ctx, r)
+	err = t.run(r, head, first)
+	stop()
+	if err != nil {
+		if cerr := canceled(ctx, op, target); cerr != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			return &t.got, cerr
+		}
 		if e := (*Error)(nil); !errors.As(err, &e) {
 			err = &Error{Op: op, Name: target, Err: err}
 		}

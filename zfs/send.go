@@ -6,7 +6,6 @@ import (
 	"context"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/skepvm/skep/zfs/internal/zcmd"
 	"github.com/skepvm/skep/zfs/nvlist"
@@ -136,20 +135,14 @@ func (h *Handle) Send(ctx context.Context, w io.Writer, snapshot string, o SendO
 		pumped <- err
 	}()
 	// Closing the reader wakes the pump where it reads and, through its next write, the kernel.
-	dl, _ := w.(interface{ SetWriteDeadline(t time.Time) error })
-	stop := onCancel(ctx, func() {
-		_ = r.Close()
-		if dl != nil {
-			_ = dl.SetWriteDeadline(time.Unix(1, 0))
-		}
-	})
+	stop := onCancel(ctx, func() { _ = r.Close() })
+	stopWrite := writeDeadline(ctx, w)
 	nvlist.Set(in, "fd", int32(kernel.Fd()))
 	_, err = h.callStream(context.WithoutCancel(ctx), op, zcmd.SendNew, snapshot, in)
 	_ = kernel.Close()
 	perr := <-pumped
-	if stop() && dl != nil {
-		_ = dl.SetWriteDeadline(time.Time{})
-	}
+	stopWrite()
+	stop()
 	if cerr := canceled(ctx, op, snapshot); cerr != nil {
 		return cerr
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/skepvm/skep/zfs/nvlist"
 )
@@ -236,16 +235,9 @@ func (s *treeSender) write(op string, b []byte, fill func([]byte)) error {
 	if err := canceled(s.ctx, op, s.tree.order[0].name); err != nil {
 		return err
 	}
-	dl, _ := s.w.(interface{ SetWriteDeadline(t time.Time) error })
-	stop := onCancel(s.ctx, func() {
-		if dl != nil {
-			_ = dl.SetWriteDeadline(time.Unix(1, 0))
-		}
-	})
+	stop := writeDeadline(s.ctx, s.w)
 	_, err := s.w.Write(b)
-	if stop() && dl != nil {
-		_ = dl.SetWriteDeadline(time.Time{})
-	}
+	stop()
 	if err != nil {
 		if cerr := canceled(s.ctx, op, s.tree.order[0].name); cerr != nil {
 			return cerr
