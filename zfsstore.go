@@ -34,6 +34,9 @@ import (
 // ROOT/images, ROOT/machines and ROOT/gone have canmount=off and volmode=dev,
 // which the volumes below them inherit.
 //
+// An image whose file is refreshed or removed leaves a zvol. It is destroyed
+// when the store is opened and no machine is a clone of it any more.
+//
 // A snapshot's name ends with the machine's ID because a clone that outlives
 // its origin takes the origin's snapshots over, beside its own.
 type zfsStore struct {
@@ -44,13 +47,14 @@ type zfsStore struct {
 	d     durable
 	fault func(string)
 
-	mu sync.Mutex // one image is brought in at a time
+	mu     sync.Mutex
+	making map[string]chan struct{} // images' zvols that are being made; closed when that has ended
 }
 
 const (
 	propRecord = "skep:record" // the record, or its first part
 	propParts  = "skep:parts"  // how many parts there are
-	propSource = "skep:source" // of an image's zvol: the file that it is a copy of
+	propSource = "skep:source" // of an image's zvol: the name of the file that it is a copy of
 	partSize   = 8000          // a user property holds 8191 bytes
 
 	snapBase = "base"
@@ -61,7 +65,7 @@ func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsS
 	if err != nil {
 		return nil, fmt.Errorf("open store zfs:%s: %w", root, err)
 	}
-	s := &zfsStore{h: h, root: root, d: durable{fault: fault}, fault: fault}
+	s := &zfsStore{h: h, root: root, d: durable{fault: fault}, fault: fault, making: map[string]chan struct{}{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open store zfs:%s: %w", root, err), s.close())
