@@ -210,6 +210,9 @@ func TestZFSStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
+	if err := h.Set(ctx, pool+"/skep", zfs.Props{propHost: "elsewhere"}); err != nil {
+		t.Fatal(err)
+	}
 	p, err := h.Pool(ctx, pool)
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +235,7 @@ func TestZFSStore(t *testing.T) {
 	if b.s, err = openZFSStore(ctx, pool+"/skep", func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	defer b.s.close()
+	defer func() { b.s.close() }()
 	all, err := b.s.load(ctx)
 	if err != nil || len(all) != 2 {
 		t.Fatal(len(all), err)
@@ -249,6 +252,39 @@ func TestZFSStore(t *testing.T) {
 	if got := b.read(b.b, 8<<20); got != "one" {
 		t.Error(got)
 	}
+
+	// What it says of the format and the host is as it should be, and a store of
+	// a newer release is not touched.
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(format string) {
+		t.Helper()
+		d, err := h.Get(ctx, pool+"/skep", propFormat, propHost)
+		if err != nil || d.Value(propFormat) != format || d.Value(propHost) != host {
+			t.Errorf("format %q, host %q: %v", d.Value(propFormat), d.Value(propHost), err)
+		}
+	}
+	says("1")
+	if err := errors.Join(b.s.close(), h.Set(ctx, pool+"/skep", zfs.Props{propFormat: "2"})); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := openZFSStore(ctx, pool+"/skep", func(string) {}); err == nil || !strings.Contains(err.Error(), "format 2") || !strings.Contains(err.Error(), host) {
+		t.Errorf("a store of a newer release: %v", err)
+		if err == nil {
+			s.close()
+		}
+	}
+	says("2")
+	// One that has none is of before.
+	if err := h.Inherit(ctx, pool+"/skep", propFormat, false); err != nil {
+		t.Fatal(err)
+	}
+	if b.s, err = openZFSStore(ctx, pool+"/skep", func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	says("1")
 }
 
 type crash struct{ at string }
