@@ -4,7 +4,6 @@ package skep
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -17,12 +16,7 @@ import (
 	"github.com/skepvm/skep/zfs"
 )
 
-// The zvols of a zfsStore.
-
-const (
-	diskBlock = 16 << 10 // volblocksize: what a guest's file system writes at once, roughly
-	copyBlock = 1 << 20
-)
+// The machines' zvols of a zfsStore.
 
 func (s *zfsStore) cloneImage(ctx context.Context, r *record, img warmImage) error {
 	for _, f := range []struct{ from, to string }{{img.kernel, fileKernel}, {img.initrd, fileInitrd}} {
@@ -78,88 +72,6 @@ func (s *zfsStore) growDisk(ctx context.Context, r *record) error {
 	return err
 }
 
-// imageSnapshot gives the snapshot of an image's zvol, which is made of the
-// image's file when it is first asked for.
-func (s *zfsStore) imageSnapshot(ctx context.Context, img warmImage) (string, error) {
-	fi, err := os.Stat(img.disk)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", img.disk, fi.Size(), fi.ModTime().UnixNano()))
-	name := fmt.Sprintf("%s/%x", s.imageZvols(), sum[:16])
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if there, err := s.h.Exists(ctx, name); err != nil || there {
-		return name + "@" + snapBase, err
-	}
-	tmp := name + ".new"
-	err = s.h.CreateVolume(ctx, tmp, zfs.VolumeOptions{Size: uint64(fi.Size()), BlockSize: diskBlock, Sparse: true, Props: zfs.Props{propSource: img.disk}})
-	if err == nil {
-		s.fault("created the image's volume")
-		err = s.fill(ctx, tmp, img.disk)
-	}
-	if err == nil {
-		err = s.h.CreateSnapshots(ctx, []string{tmp + "@" + snapBase}, nil)
-	}
-	if err == nil {
-		s.fault("filled the image's volume")
-		err = retryBusy(ctx, func() error { return s.h.Rename(ctx, tmp, name, false) })
-	}
-	if err != nil {
-		derr := retryBusy(context.WithoutCancel(ctx), func() error {
-			return s.h.Destroy(context.WithoutCancel(ctx), tmp, zfs.DestroyOptions{Recursive: true})
-		})
-		if errors.Is(derr, zfs.ErrNotFound) {
-			derr = nil
-		}
-		return "", errors.Join(err, derr)
-	}
-	return name + "@" + snapBase, nil
-}
-
-// fill copies a file into a volume, without its zeros.
-func (s *zfsStore) fill(ctx context.Context, volume, path string) (err error) {
-	node, err := s.h.WaitVolume(ctx, volume)
-	if err != nil {
-		return err
-	}
-	src, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(node, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
-	buf, zero := make([]byte, copyBlock), make([]byte, copyBlock)
-	for off := int64(0); ; {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		n, rerr := io.ReadFull(src, buf)
-		if n > 0 {
-			// A device takes whole sectors; the last one is filled up with zeros.
-			k := (n + 511) / 512 * 512
-			clear(buf[n:k])
-			if !slices.Equal(buf[:k], zero[:k]) {
-				if _, err := dst.WriteAt(buf[:k], off); err != nil {
-					return err
-				}
-			}
-			off += int64(n)
-		}
-		switch rerr {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF:
-			return dst.Sync()
-		default:
-			return rerr
-		}
-	}
-}
-
 // retryBusy gives a volume's node the time to be let go by what looked at it.
 func retryBusy(ctx context.Context, do func() error) error {
 	wait := 10 * time.Millisecond
@@ -175,34 +87,6 @@ func retryBusy(ctx context.Context, do func() error) error {
 			wait *= 2
 		}
 	}
-}
-
-// sweepImages destroys the zvols of images that were not whole, and those whose
-// image is gone and that no machine is a clone of.
-func (s *zfsStore) sweepImages(ctx context.Context) error {
-	var drop []string
-	for d, err := range s.h.Descend(ctx, s.imageZvols(), zfs.Volumes, zfs.Depth(1), zfs.With(propSource)) {
-		if err != nil {
-			return err
-		}
-		_, serr := os.Stat(d.Value(propSource))
-		switch {
-		case strings.HasSuffix(d.Name, ".new"):
-			drop = append(drop, d.Name)
-		case errors.Is(serr, os.ErrNotExist):
-			if clones, err := s.h.Clones(ctx, d.Name+"@"+snapBase); err != nil {
-				return err
-			} else if len(clones) == 0 {
-				drop = append(drop, d.Name)
-			}
-		}
-	}
-	for _, name := range drop {
-		if err := s.h.Destroy(ctx, name, zfs.DestroyOptions{Recursive: true}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (s *zfsStore) cloneDisk(ctx context.Context, r, from *record) error {

@@ -18,21 +18,27 @@ import (
 // zfsStore keeps everything in one dataset, so that a pool that moves to
 // another host brings its machines along:
 //
-//	ROOT                    file system: the daemon's lock, and images/ of package image
+//	ROOT                    file system: the daemon's lock, and images/ of package image;
+//	                        the store's format and last host in user properties
 //	ROOT/images/KEY         zvol of a warm image, with the snapshot @base
 //	ROOT/machines/ID        file system of a machine's small files; its record in user properties
 //	ROOT/machines/ID/disk   zvol, a clone; snapshots of it are NAME.ID
 //	ROOT/machines/ID/old-N  a disk before a rollback that newer snapshots outlived
 //	ROOT/gone/ID            a machine that is being removed
 //
-// ROOT itself has no properties of the store's: it is mounted where its
-// mountpoint says, which it inherits or the operator has set, and must be one
-// (not none or legacy). There are no records of the host in it: the network,
+// ROOT says as skep:format how the store is laid out, and a release that does
+// not know it leaves it alone; as skep:host it says which host opened it last,
+// for people and for that error. Nothing else in it is of the host: the network,
 // the limits and the catalogue are Config's, and which names and addresses are
 // taken is known from the machines' records, so that a pool brings to another
 // host machines and warm images and nothing of the host that it was on.
+// ROOT is mounted where its mountpoint says, which it inherits or the operator
+// has set, and must be one (not none or legacy).
 // ROOT/images, ROOT/machines and ROOT/gone have canmount=off and volmode=dev,
 // which the volumes below them inherit.
+//
+// An image whose file is refreshed or removed leaves a zvol. It is destroyed
+// when the store is opened and no machine is a clone of it any more.
 //
 // A snapshot's name ends with the machine's ID because a clone that outlives
 // its origin takes the origin's snapshots over, beside its own.
@@ -44,16 +50,23 @@ type zfsStore struct {
 	d     durable
 	fault func(string)
 
-	mu sync.Mutex // one image is brought in at a time
+	mu     sync.Mutex
+	making map[string]chan struct{} // images' zvols that are being made; closed when that has ended
 }
 
 const (
 	propRecord = "skep:record" // the record, or its first part
 	propParts  = "skep:parts"  // how many parts there are
-	propSource = "skep:source" // of an image's zvol: the file that it is a copy of
+	propSource = "skep:source" // of an image's zvol: the name of the file that it is a copy of
+	propFormat = "skep:format" // of ROOT: storeFormat when it was last opened
+	propHost   = "skep:host"   // of ROOT: name of the host that opened it last
 	partSize   = 8000          // a user property holds 8191 bytes
 
 	snapBase = "base"
+
+	// storeFormat is how a store is laid out. It counts up when a release of
+	// before would make nothing good of what it finds.
+	storeFormat = 1
 )
 
 func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsStore, err error) {
@@ -61,7 +74,7 @@ func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsS
 	if err != nil {
 		return nil, fmt.Errorf("open store zfs:%s: %w", root, err)
 	}
-	s := &zfsStore{h: h, root: root, d: durable{fault: fault}, fault: fault}
+	s := &zfsStore{h: h, root: root, d: durable{fault: fault}, fault: fault, making: map[string]chan struct{}{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open store zfs:%s: %w", root, err), s.close())
@@ -76,12 +89,50 @@ func openZFSStore(ctx context.Context, root string, fault func(string)) (_ *zfsS
 	if s.lock, err = lockFile(filepath.Join(s.at, "lock")); err != nil {
 		return nil, err
 	}
+	if err := s.claim(ctx); err != nil {
+		return nil, err
+	}
 	for _, name := range []string{s.imageZvols(), s.machines(), s.gone()} {
 		if err := s.ensureParent(ctx, name); err != nil {
 			return nil, err
 		}
 	}
 	return s, os.MkdirAll(s.images(), 0o700)
+}
+
+// claim checks the store's format, and says in ROOT that this host has it now.
+func (s *zfsStore) claim(ctx context.Context) error {
+	d, err := s.h.Get(ctx, s.root, propFormat, propHost)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	was, by := localValue(d, propFormat), localValue(d, propHost)
+	if was != "" { // else it is new, or of before this was written
+		n, err := strconv.Atoi(was)
+		if err != nil || n < 1 {
+			return fmt.Errorf("%s is %q, want a number", propFormat, was)
+		}
+		if n > storeFormat {
+			return fmt.Errorf("it has format %d, which a newer release gave it on host %q; this one knows up to %d", n, by, storeFormat)
+		}
+	}
+	now := zfs.Props{propFormat: strconv.Itoa(storeFormat), propHost: host}
+	if was == now[propFormat] && by == host {
+		return nil
+	}
+	return s.h.Set(ctx, s.root, now)
+}
+
+// localValue gives the value of a property that the dataset itself has; else it is empty.
+func localValue(d *zfs.Dataset, prop string) string {
+	if p, ok := d.Property(prop); ok && (p.Source == zfs.SourceLocal || p.Source == zfs.SourceReceived) {
+		return p.Value
+	}
+	return ""
 }
 
 func (s *zfsStore) ensure(ctx context.Context, name string, props zfs.Props) error {
@@ -200,13 +251,13 @@ func (s *zfsStore) adopt(ctx context.Context, r *record) error {
 
 // recordOf puts a record together from the properties that the dataset itself has.
 func recordOf(d *zfs.Dataset) ([]byte, error) {
-	p, ok := d.Property(propParts)
-	if !ok || p.Source != zfs.SourceLocal && p.Source != zfs.SourceReceived {
+	parts := localValue(d, propParts)
+	if parts == "" {
 		return nil, nil
 	}
-	n, err := strconv.Atoi(p.Value)
+	n, err := strconv.Atoi(parts)
 	if err != nil || n < 1 || n > 1000 {
-		return nil, fmt.Errorf("%s is %q", propParts, p.Value)
+		return nil, fmt.Errorf("%s is %q", propParts, parts)
 	}
 	var b []byte
 	for i := range n {

@@ -210,6 +210,9 @@ func TestZFSStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
+	if err := h.Set(ctx, pool+"/skep", zfs.Props{propHost: "elsewhere"}); err != nil {
+		t.Fatal(err)
+	}
 	p, err := h.Pool(ctx, pool)
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +235,7 @@ func TestZFSStore(t *testing.T) {
 	if b.s, err = openZFSStore(ctx, pool+"/skep", func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	defer b.s.close()
+	defer func() { b.s.close() }()
 	all, err := b.s.load(ctx)
 	if err != nil || len(all) != 2 {
 		t.Fatal(len(all), err)
@@ -249,6 +252,39 @@ func TestZFSStore(t *testing.T) {
 	if got := b.read(b.b, 8<<20); got != "one" {
 		t.Error(got)
 	}
+
+	// What it says of the format and the host is as it should be, and a store of
+	// a newer release is not touched.
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(format string) {
+		t.Helper()
+		d, err := h.Get(ctx, pool+"/skep", propFormat, propHost)
+		if err != nil || d.Value(propFormat) != format || d.Value(propHost) != host {
+			t.Errorf("format %q, host %q: %v", d.Value(propFormat), d.Value(propHost), err)
+		}
+	}
+	says("1")
+	if err := errors.Join(b.s.close(), h.Set(ctx, pool+"/skep", zfs.Props{propFormat: "2"})); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := openZFSStore(ctx, pool+"/skep", func(string) {}); err == nil || !strings.Contains(err.Error(), "format 2") || !strings.Contains(err.Error(), host) {
+		t.Errorf("a store of a newer release: %v", err)
+		if err == nil {
+			s.close()
+		}
+	}
+	says("2")
+	// One that has none is of before.
+	if err := h.Inherit(ctx, pool+"/skep", propFormat, false); err != nil {
+		t.Fatal(err)
+	}
+	if b.s, err = openZFSStore(ctx, pool+"/skep", func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	says("1")
 }
 
 type crash struct{ at string }
@@ -281,6 +317,16 @@ func TestZFSStoreCrash(t *testing.T) {
 			if err := b.s.remove(ctx, b.a); err != nil {
 				t.Fatal(err)
 			}
+			// The image is refreshed, and removed before a machine is made of it.
+			if err := os.Chtimes(b.img.disk, time.Unix(2, 0), time.Unix(2, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.s.imageSnapshot(ctx, b.img); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(os.Remove(b.img.disk), b.s.sweepImages(ctx)); err != nil {
+				t.Fatal(err)
+			}
 			return ""
 		}()
 		_ = b.s.close()
@@ -301,14 +347,22 @@ func TestZFSStoreCrash(t *testing.T) {
 				t.Errorf("after %q: %v", at, err)
 			}
 		}
+		if err := ignoreNotExist(os.Remove(b.img.disk)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.sweepImages(ctx); err != nil {
+			t.Errorf("after %q: %v", at, err)
+		}
 		var left []string
-		for d, err := range s.h.Descend(ctx, pool+"/skep/machines", zfs.Filesystems, zfs.Volumes, zfs.Snapshots, zfs.NamesOnly) {
+		for d, err := range s.h.Descend(ctx, pool+"/skep", zfs.Filesystems, zfs.Volumes, zfs.Snapshots, zfs.NamesOnly) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			left = append(left, d.Name)
+			if !strings.Contains(d.Name, "/gone/") { // which the cut call's open files may hold
+				left = append(left, d.Name)
+			}
 		}
-		if len(left) != 1 {
+		if len(left) != 4 { // ROOT, images, machines, gone
 			t.Errorf("after %q: left %q", at, left)
 		}
 		_ = s.close()
