@@ -14,8 +14,9 @@ import (
 var echoed atomic.Uint64
 
 var subject = vt.Subject{
-	Work:  &echoed,
-	Entry: 128 << 20, // a MiB for each descriptor of a chain
+	Work:   &echoed,
+	Entry:  128 << 20, // a MiB for each descriptor of a chain
+	Stream: true,
 	Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
 		return []vt.VirtqDesc{q.Out(make([]byte, 1<<20)), q.In(1 << 20)}
 	},

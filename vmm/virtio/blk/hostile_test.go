@@ -106,6 +106,16 @@ func probe(d *vt.Driver, qs []*vt.VirtQueue) {
 	}
 }
 
+// words are headers and ranges, every other one beyond the disk or unknown.
+func words(sectors uint64) (all [][]byte) {
+	for _, kind := range []uint32{tIn, tOut, tFlush, tGetID, tDiscard, tZeroes, tDiscard, tZeroes} {
+		all = append(all, header(kind, 0), header(kind, sectors))
+		all = append(all, ranges(8, 1, 0), ranges(8, 1<<22, 0))
+		all = append(all, ranges(sectors-1, 1, 1), ranges(1<<40, 1, 1))
+	}
+	return append(all, header(99, 0), header(tIn, ^uint64(0)), ranges(1<<55-1, 1<<32-1, 0))
+}
+
 func TestHostile(t *testing.T) {
 	for name, b := range map[string]func(testing.TB) block.Backend{
 		"file":   func(tb testing.TB) block.Backend { return mustOpen(tb, image(tb, 1<<20)) },
@@ -118,6 +128,7 @@ func TestHostile(t *testing.T) {
 				// The whole disk, once. A read may be tried before, and a write
 				// flushed; each of a discard's ranges counts one more.
 				Entry: 2*(1<<20+1) + 64,
+				Words: words(1 << 20 / 512),
 				Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
 					var all []uint64
 					for i := range uint64(64) {

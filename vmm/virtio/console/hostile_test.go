@@ -33,8 +33,9 @@ func subject() vt.Subject {
 	var dev *console.Device
 	n := new(atomic.Uint64)
 	return vt.Subject{
-		Work:  n,
-		Entry: 64 << 20, // a MiB for each descriptor of a chain
+		Work:   n,
+		Entry:  64 << 20, // a MiB for each descriptor of a chain
+		Stream: true,
 		Heavy: func(q *vt.VirtQueue) []vt.VirtqDesc {
 			if q.Index == 0 {
 				return nil
