@@ -167,7 +167,7 @@ func checkConfined(t *testing.T, pid int) {
 		return
 	}
 	rules, err := rulesOf(pid)
-	if err != nil || strings.Count(rules, fmt.Sprintf("process:%d:", pid)) != 3 {
+	if err != nil || strings.Count(rules, fmt.Sprintf("process:%d:", pid)) != 4 {
 		t.Errorf("the worker's rules are %q, %v", rules, err)
 	}
 }

@@ -185,7 +185,8 @@ func (c *Conn) CreateVXLAN(s VXLANSpec) (Interface, error) {
 }
 
 // create makes an interface under a scratch name, marks it, sets it up and then
-// gives it its name, so that no moment of it is taken for somebody else's.
+// gives it its name: of what a crash leaves either tells Sweep whose it is. On
+// FreeBSD there is a moment before the scratch name (cloneAs).
 func (c *Conn) create(op string, s *Common, mk func(scratch string) (made, error)) (_ Interface, m made, err error) {
 	if _, err := c.k.get(s.Name); err == nil {
 		return Interface{}, made{}, wrap(op, s.Name, ErrExists)
@@ -295,7 +296,7 @@ func abandoned(name string) bool {
 }
 
 // Sweep removes every interface of skep's for which drop answers true, and what
-// processes that are gone left half-made. It returns the names of what it
+// processes that are gone left half-made, but for what cloneAs tells of. It returns the names of what it
 // removed; an error does not keep it from the rest.
 func (c *Conn) Sweep(drop func(Interface) bool) (removed []string, err error) {
 	all, err := c.List()

@@ -393,7 +393,10 @@ func clone[T any](k *freebsd, kind string, params *T) (string, error) {
 	return nameText(r.Name), nil
 }
 
-// cloneAs makes an interface and renames it; dev is the name that it had.
+// cloneAs makes an interface and renames it; dev is the name that it had. A process
+// that dies between these two calls leaves an interface with nothing of ours to it,
+// tap3 or epair0a, which Sweep does not touch: it might be anybody's. It has no
+// address and is down and in no bridge, and whoever finds it may destroy it.
 func cloneAs[T any](k *freebsd, kind string, params *T, scratch string) (dev string, err error) {
 	dev, err = clone(k, kind, params)
 	if err != nil {

@@ -19,7 +19,7 @@
 // itself, if it is alone in its group.
 //
 // On FreeBSD a worker has rctl(8) rules for its process, with which they go:
-// memoryuse, nthr, openfiles. There must be kern.racct.enable=1 in loader.conf(5).
+// memoryuse, nthr, openfiles, pcpu. There must be kern.racct.enable=1 in loader.conf(5).
 //
 // What of it a host lacks Open says; a machine runs all the same.
 //

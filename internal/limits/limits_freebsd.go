@@ -70,12 +70,16 @@ func (h *Host) Bind(pid int, b Bounds) error {
 }
 
 // rules are a process's, as rctl(8) writes them. One that has as much in memory as
-// memoryuse says loses pages to swap; threads and files it gets no more of.
+// memoryuse says loses pages to swap; threads and files it gets no more of. One that
+// used more of the processors in the last second than pcpu says, or nearly as much,
+// is stopped for the next: there is room for all vCPUs at work and as much as two more
+// for their devices, so that this is no guest's everyday.
 func (b Bounds) rules(pid int) []string {
 	return []string{
 		fmt.Sprintf("process:%d:memoryuse:deny=%d", pid, b.memory()),
 		fmt.Sprintf("process:%d:nthr:deny=%d", pid, sandbox.Threads),
 		fmt.Sprintf("process:%d:openfiles:deny=%d", pid, sandbox.Files),
+		fmt.Sprintf("process:%d:pcpu:deny=%d", pid, 100*(b.CPUs+2)),
 	}
 }
 

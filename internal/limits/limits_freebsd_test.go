@@ -48,7 +48,7 @@ func TestBind(t *testing.T) {
 	if err := h.Bind(7, Bounds{CPUs: 2, Memory: 64 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"process:7:memoryuse:deny=604241920", "process:7:nthr:deny=512", "process:7:openfiles:deny=512"}
+	want := []string{"process:7:memoryuse:deny=604241920", "process:7:nthr:deny=512", "process:7:openfiles:deny=512", "process:7:pcpu:deny=400"}
 	if !slices.Equal(rules, want) {
 		t.Errorf("rules %q, want %q", rules, want)
 	}

@@ -12,7 +12,9 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,8 +33,11 @@ func TestMain(m *testing.M) {
 // child takes as much as it gets of what it is to take, once its standard input has ended.
 func child() int {
 	io.Copy(io.Discard, os.Stdin)
-	if os.Getenv(childOf) == "threads" {
+	switch os.Getenv(childOf) {
+	case "threads":
 		return threads()
+	case "spin":
+		return spin()
 	}
 	for n := 0; ; n++ {
 		if _, err := unix.Dup(1); err != nil {
@@ -59,6 +64,80 @@ func threads() int {
 	}
 	fmt.Println(2*sandbox.Threads, "threads")
 	return 1
+}
+
+// spin keeps two processors busy for spinTime, and says how many it had.
+func spin() int {
+	end := time.Now().Add(spinTime)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for n := 0; n%1000 != 0 || time.Now().Before(end); n++ {
+			}
+		})
+	}
+	wg.Wait()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	used := time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	fmt.Printf("%.2f", used.Seconds()/spinTime.Seconds())
+	return 0
+}
+
+const spinTime = 20 * time.Second
+
+// TestProcessorTime: threads that never rest are held to what a rule says, and get
+// what they would get anyway where it says more. A testbed may have one processor,
+// so the first rule is of less than any worker's.
+func TestProcessorTime(t *testing.T) {
+	h, err := Open()
+	if err != nil {
+		t.Skipf("NOT RUN, for this host keeps no rules: %v", err)
+	}
+	free := spinning(t, nil)
+	third := spinning(t, func(pid int) error {
+		_, err := rctl(unix.SYS_RCTL_ADD_RULE, fmt.Sprintf("process:%d:pcpu:deny=30", pid))
+		return err
+	})
+	worker := spinning(t, func(pid int) error {
+		return h.Bind(pid, Bounds{CPUs: 1, Memory: 64 << 20})
+	})
+	t.Logf("processors: %.2f without a rule, %.2f with a rule of 0.3, %.2f with a worker's", free, third, worker)
+	if third > 0.75*free || worker < 0.7*free {
+		t.Error("the rules do not bound what they should")
+	}
+}
+
+// spinning is how many processors spin had.
+func spinning(t *testing.T, bind func(pid int) error) (had float64) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childOf+"=spin")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if bind != nil {
+		err = bind(cmd.Process.Pid)
+	}
+	in.Close()
+	werr := cmd.Wait()
+	if _, serr := fmt.Sscan(out.String(), &had); err != nil || werr != nil || serr != nil {
+		t.Fatalf("%q: %v", &out, errors.Join(err, werr, serr))
+	}
+	return had
 }
 
 // TestRules: a process has the rules that it was given, is bound by them, and they

@@ -40,7 +40,8 @@ func (*Backend) Name() string { return "bhyve" }
 
 // Confine takes from this process the means to make, open and destroy a machine,
 // of which /dev/vmmctl has one for every machine of the host. It stays open,
-// because on FreeBSD 16 the machines that were made by it end with it.
+// because on FreeBSD 16 (not confirmed on a kernel) the machines that were made by
+// it end with it.
 func (b *Backend) Confine() error {
 	if err := b.host.confine(); err != nil {
 		return fmt.Errorf("bhyve: confine: %w", err)
@@ -48,8 +49,8 @@ func (b *Backend) Confine() error {
 	return nil
 }
 
-// Close closes the backend, after its machines: on FreeBSD 16 it ends those that
-// are open.
+// Close closes the backend, after its machines: on FreeBSD 16 (not confirmed on a
+// kernel) it ends those that are open.
 func (b *Backend) Close() error { return b.host.close() }
 
 // Machines lists the machines in the kernel that this package made, by the names

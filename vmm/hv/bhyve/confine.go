@@ -31,8 +31,8 @@ func runtimeRequests() []uint32 {
 // Confine limits the machine's descriptor to what it needs from now on; memory
 // stays mapped and cannot be mapped anew. Close does not take the machine out of
 // the kernel any more, which needs what Backend.Confine takes away. FreeBSD 16
-// does it when the backend is closed or the process ends; Backend.Remove of
-// another process does it everywhere.
+// does it when the backend is closed or the process ends (not confirmed on a kernel);
+// Backend.Remove of another process does it everywhere.
 func (vm *VM) Confine() error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()

@@ -4,10 +4,11 @@
 // hw.vmm.create on 14), /dev/vmm/NAME and the machine that vmm.ko runs behind
 // it. bhyve(8) and libvmmapi are not used.
 //
-// Machines are named in the kernel and outlive the process that made them (until
-// FreeBSD 16, whose kernel can end them with the vmmctl that made them). Their names get
-// the prefix Prefix, so that Backend.Machines and Backend.Remove find what a
-// crash left and never touch another's.
+// Machines are named in the kernel and outlive the process that made them (FreeBSD
+// 16's can end them with the vmmctl that made them: by its sources, not confirmed on a
+// kernel, as all that is said of 16 here). Their names get the prefix Prefix, so that
+// Backend.Machines and Backend.Remove find what a crash left and never touch
+// another's.
 //
 // VM.Confine and Backend.Confine bind the process to its machine before a guest
 // runs: the rights and requests of its descriptor are limited (capsicum(4)), and

@@ -194,15 +194,17 @@ const (
 )
 
 // CtlCreate is struct vmmctl_vm_create and vmmctl_vm_destroy. The words after
-// the name are reserved on 15; the first is flags from 16 on.
+// the name are reserved on 15; the first is flags in the sources that become 16,
+// which skep has not run on.
 type CtlCreate struct {
 	Name     [VM_MAX_NAMELEN + 1]byte
 	_        [2]byte
 	Reserved [16]int32
 }
 
-// CreateDestroyOnClose is bit 0 of the flags that 16 has in CtlCreate: the
-// machine ends with the last descriptor of it.
+// CreateDestroyOnClose is bit 0 of the flags that 16 has in CtlCreate
+// (VMMCTL_CREATE_DESTROY_ON_CLOSE): the machine ends when the last descriptor of
+// the open vmmctl goes by which it was made (vmmctl_dtor). Not confirmed on a kernel.
 const CreateDestroyOnClose = 1
 
 // Memseg is struct vm_memseg of 15.
