@@ -5,7 +5,6 @@ package nvlist
 import (
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math"
 	"strings"
@@ -32,13 +31,14 @@ const (
 )
 
 // What a list or its encoding can be at fault with; every error of this
-// package but that of an io.Writer wraps one of them.
+// package but that of an io.Reader or io.Writer wraps one of them.
 var (
 	ErrSyntax    = errors.New("malformed nvlist")
 	ErrTruncated = fmt.Errorf("truncated: %w", ErrSyntax)
 	ErrTrailing  = fmt.Errorf("bytes after the end: %w", ErrSyntax)
 	ErrDuplicate = fmt.Errorf("duplicate name: %w", ErrSyntax)
 	ErrDepth     = fmt.Errorf("nested too deep: %w", ErrSyntax)
+	ErrTooLarge  = errors.New("pair larger than allowed")
 	ErrEncoding  = errors.New("unknown nvlist encoding")
 	ErrInvalid   = errors.New("value cannot be encoded")
 	ErrMissing   = errors.New("no such name")
@@ -118,12 +118,14 @@ func checkPair(p Pair) error {
 	return nil
 }
 
-// decoder walks an encoded list. Strings are cut from s, a copy of the whole input.
+// decoder walks an encoded list. Strings are cut from s, a copy of the whole
+// input, or read from stream.
 type decoder struct {
-	s   string
-	off int
-	end int
-	xdr bool
+	s      string
+	stream *stream
+	off    int
+	end    int
+	xdr    bool
 
 	empty int // in XDR: empty arrays so far, see checkXDRSizes
 
@@ -187,55 +189,65 @@ func DecodePrefix(b []byte) (*List, int, error) {
 func Walk(b []byte) iter.Seq2[Pair, error] {
 	return func(yield func(Pair, error) bool) {
 		d, _, err := newDecoder(b)
-		for err == nil {
-			var p Pair
-			var last bool
-			if p, last, err = d.pair(1); err != nil {
-				break
-			}
-			if last {
-				if d.off != d.end {
-					yield(Pair{}, d.wrap(ErrTrailing))
-				}
-				return
-			}
-			if !yield(p, nil) {
-				return
-			}
+		if err == nil {
+			err = d.walk(yield)
 		}
-		yield(Pair{}, d.wrap(err))
+		if err != nil {
+			yield(Pair{}, d.wrap(err))
+		}
+	}
+}
+
+// walk gives no error when yield wanted no more.
+func (d *decoder) walk(yield func(Pair, error) bool) error {
+	for {
+		if d.stream != nil {
+			d.stream.next(d)
+		}
+		p, last, err := d.pair(1)
+		switch {
+		case err != nil:
+			return err
+		case last && d.stream == nil && d.off != d.end:
+			return ErrTrailing
+		case last || !yield(p, nil):
+			return nil
+		}
 	}
 }
 
 func newDecoder(b []byte) (*decoder, *List, error) {
 	d := &decoder{}
-	if len(b) < headerLen {
-		return d, nil, ErrTruncated
-	}
-	switch {
-	case b[0] == byte(XDR) && b[1] <= littleEndian:
-		d.xdr = true
-	case b[0] == byte(Native) && b[1] == littleEndian:
-	default:
-		return d, nil, fmt.Errorf("header % x: %w", b[:headerLen], ErrEncoding)
-	}
 	if len(b) > maxSize {
 		return d, nil, fmt.Errorf("%d bytes: %w", len(b), ErrSyntax)
 	}
-	d.s, d.off, d.end = string(b), headerLen, len(b)
+	d.s, d.end = string(b), len(b)
 	l := &List{}
-	if d.xdr {
-		return d, l, d.xdrListHeader(l)
+	return d, l, d.header(l)
+}
+
+func (d *decoder) header(l *List) error {
+	h, err := d.take(headerLen)
+	if err != nil {
+		return err
+	}
+	switch {
+	case h[0] == byte(XDR) && h[1] <= littleEndian:
+		d.xdr = true
+		return d.xdrListHeader(l)
+	case h[0] == byte(Native) && h[1] == littleEndian:
+	default:
+		return fmt.Errorf("header % x: %w", h, ErrEncoding)
 	}
 	v, err := d.u32()
 	if err != nil {
-		return d, l, err
+		return err
 	}
 	flags, err := d.u32()
 	if err != nil {
-		return d, l, err
+		return err
 	}
-	return d, l, l.setHeader(v, flags)
+	return l.setHeader(v, flags)
 }
 
 func (l *List) setHeader(v, flags uint32) error {
@@ -316,54 +328,25 @@ func (d *decoder) wanted(name string, depth int) bool {
 // take gives the next n bytes.
 func (d *decoder) take(n int) (string, error) {
 	if n < 0 || n > d.end-d.off {
-		return "", ErrTruncated
+		return "", d.short(int64(n))
+	}
+	if d.stream != nil {
+		s, err := d.stream.read(n)
+		if err == nil {
+			d.off += n
+		}
+		return s, err
 	}
 	s := d.s[d.off : d.off+n]
 	d.off += n
 	return s, nil
 }
 
-// Encoder writes a list pair by pair, for lists that need not stand in memory as a whole.
-type Encoder struct {
-	w     io.Writer
-	enc   Encoding
-	buf   []byte
-	err   error
-	begun bool
-}
-
-// NewEncoder makes an encoder that writes to w.
-func NewEncoder(w io.Writer, enc Encoding) *Encoder { return &Encoder{w: w, enc: enc} }
-
-// Add writes one pair. That names are unique is the caller's part.
-func (e *Encoder) Add(name string, v Value) error {
-	if e.begin() {
-		e.buf, e.err = appendPair(e.buf, e.enc, Pair{name, v}, 1)
+// short is the error of n bytes that are more than what is left, by what a pair
+// says of its size or by what is allowed.
+func (d *decoder) short(n int64) error {
+	if d.stream != nil && d.end == d.stream.end && n > int64(d.end-d.off) {
+		return fmt.Errorf("more than %d bytes: %w", d.stream.maxPair, ErrTooLarge)
 	}
-	e.flush()
-	return e.err
-}
-
-// Close writes the end of the list. It does not close the writer.
-func (e *Encoder) Close() error {
-	if e.begin() {
-		e.buf = appendEnd(e.buf, e.enc)
-	}
-	e.flush()
-	return e.err
-}
-
-func (e *Encoder) begin() bool {
-	if e.err == nil && !e.begun {
-		e.begun = true
-		e.buf, e.err = appendHeader(e.buf, e.enc, nil)
-	}
-	return e.err == nil
-}
-
-func (e *Encoder) flush() {
-	if e.err == nil {
-		_, e.err = e.w.Write(e.buf)
-		e.buf = e.buf[:0]
-	}
+	return ErrTruncated
 }

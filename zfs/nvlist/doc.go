@@ -11,6 +11,9 @@
 // 64 KiB. Strings of a decoded list share one copy of the input; clone a string
 // that should outlive its list.
 //
+// A list that need not stand in memory as a whole is written pair by pair by an
+// Encoder and read by WalkReader.
+//
 // The package knows nothing of ioctls or of ZFS names. It imports the standard
 // library only, and anything may import it.
 package nvlist

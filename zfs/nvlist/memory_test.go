@@ -3,6 +3,7 @@
 package nvlist
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"slices"
@@ -38,6 +39,10 @@ func checkMemory(t interface {
 		"DecodeSome": func() { _, _ = DecodeSome(b, func(name string) bool { return len(name)%2 == 0 }) },
 		"Walk": func() {
 			for range Walk(b) {
+			}
+		},
+		"WalkReader": func() {
+			for range WalkReader(bytes.NewReader(b), 0) {
 			}
 		},
 	} {

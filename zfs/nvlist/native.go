@@ -222,23 +222,23 @@ func (d *decoder) nativeHeader() (h nativeHeader, last bool, err error) {
 	if err != nil || size == 0 {
 		return h, true, err
 	}
-	d.off -= 4
 	if size%8 != 0 || size < nativePairHeader+8 {
 		return h, false, fmt.Errorf("pair size %d: %w", size, ErrSyntax)
 	}
 	if size > maxSize {
-		return h, false, ErrTruncated
+		return h, false, d.short(int64(size))
 	}
-	s, err := d.take(int(size))
+	const before = 4 // the size stands before s
+	s, err := d.take(int(size) - before)
 	if err != nil {
 		return h, false, err
 	}
-	nameLen := int(int16(le16at(s, 4))) - 1
-	valOff := align8(nativePairHeader + nameLen + 1)
-	if nameLen < 0 || le16at(s, 6) != 0 || valOff > len(s) || s[nativePairHeader+nameLen] != 0 {
+	nameLen := int(int16(le16at(s, 4-before))) - 1
+	valOff := align8(nativePairHeader+nameLen+1) - before
+	if nameLen < 0 || le16at(s, 6-before) != 0 || valOff > len(s) || s[nativePairHeader-before+nameLen] != 0 {
 		return h, false, fmt.Errorf("name size %d in a pair of %d: %w", nameLen+1, size, ErrSyntax)
 	}
-	h = nativeHeader{s[nativePairHeader : nativePairHeader+nameLen], Type(le32at(s, 12)), le32at(s, 8), s[valOff:]}
+	h = nativeHeader{s[nativePairHeader-before:][:nameLen], Type(le32at(s, 12-before)), le32at(s, 8-before), s[valOff:]}
 	if strings.IndexByte(h.name, 0) >= 0 {
 		return h, false, fmt.Errorf("NUL inside a name: %w", ErrSyntax)
 	}

@@ -477,6 +477,36 @@ func TestDecodeSome(t *testing.T) {
 	}
 }
 
+// checkWalks holds what Walk and WalkReader say of b against Decode.
+func checkWalks(t *testing.T, b []byte) {
+	r := bytes.NewReader(b)
+	streamed, streamErr := read(r, 0)
+	all, walkErr := walked(b)
+	if !all.Equal(streamed) {
+		t.Fatalf("Walk gave %v, WalkReader %v", all, streamed)
+	}
+	if errors.Is(walkErr, ErrTrailing) != (streamErr == nil && r.Len() > 0) || (walkErr == nil) != (streamErr == nil && r.Len() == 0) {
+		t.Fatalf("Walk: %v, WalkReader: %v with %d bytes left", walkErr, streamErr, r.Len())
+	}
+	if streamErr != nil && !errors.Is(streamErr, ErrSyntax) && !errors.Is(streamErr, ErrEncoding) && !errors.Is(streamErr, ErrTooLarge) {
+		t.Fatalf("unclassified error: %v", streamErr)
+	}
+	if _, err := read(bytes.NewReader(b), 64); err == nil && streamErr != nil {
+		t.Fatalf("with small pairs only it has no error, else %v", streamErr)
+	}
+	l, n, err := DecodePrefix(b)
+	if streamErr == nil { // all that Decode can find more is a name that is there twice
+		if twice := New(streamed.pairs...).Len() < streamed.Len(); twice != errors.Is(err, ErrDuplicate) || twice != (err != nil) {
+			t.Fatalf("WalkReader gave %v, DecodePrefix: %v", streamed, err)
+		}
+	} else if err == nil {
+		t.Fatalf("WalkReader: %v, but it is %v", streamErr, l)
+	}
+	if err == nil && (!l.Equal(streamed) || n != len(b)-r.Len()) {
+		t.Fatalf("DecodePrefix gave %v of %d bytes, WalkReader %v of %d", l, n, streamed, len(b)-r.Len())
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, g := range golden {
 		b, err := g.list.Encode(g.enc)
@@ -500,6 +530,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		checkWalks(t, b)
 		l, n, err := DecodePrefix(b)
 		odd := func(name string) bool { return len(name)%2 == 1 }
 		if _, someErr := DecodeSome(b, odd); someErr != nil && !errors.Is(someErr, ErrSyntax) && !errors.Is(someErr, ErrEncoding) {

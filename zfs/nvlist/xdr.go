@@ -175,7 +175,7 @@ func (d *decoder) xdrString() (string, error) {
 		return "", err
 	}
 	if n > maxSize-4 {
-		return "", ErrTruncated
+		return "", d.short(int64(n))
 	}
 	s, err := d.take(align4(int(n)))
 	if err != nil {
@@ -203,7 +203,7 @@ func (d *decoder) xdrPair(depth int) (p Pair, last bool, err error) {
 	}
 	room := int64(end - start)
 	if encLen < xdrPairMin || encLen > maxSize || int64(encLen) > room+room*xdrEmptyCount/xdrPairMin {
-		return p, false, fmt.Errorf("pair of %d bytes: %w", encLen, ErrTruncated)
+		return p, false, fmt.Errorf("pair of %d bytes: %w", encLen, d.short(int64(encLen)))
 	}
 	d.end = start + int(min(room, int64(encLen)))
 	p, err = d.xdrPairBody(depth)
@@ -278,7 +278,7 @@ func (d *decoder) xdrValue(t Type, n, depth int) (Value, error) {
 		v.str, err = d.xdrString()
 	case TypeStrings:
 		if n > room/4 {
-			return v, ErrTruncated
+			return v, d.short(4 * int64(n))
 		}
 		out := []string{}
 		for len(out) < n && err == nil {
@@ -293,7 +293,7 @@ func (d *decoder) xdrValue(t Type, n, depth int) (Value, error) {
 		err = d.xdrNested(l, depth)
 	case TypeLists:
 		if n > room/16 {
-			return v, ErrTruncated
+			return v, d.short(16 * int64(n))
 		}
 		ls := []*List{}
 		for len(ls) < n && err == nil {
@@ -304,14 +304,14 @@ func (d *decoder) xdrValue(t Type, n, depth int) (Value, error) {
 		v.ref = ls
 	case TypeBytes:
 		if n > room {
-			return v, ErrTruncated
+			return v, d.short(int64(n))
 		}
 		var s string
 		if s, err = d.take(align4(n)); err == nil {
 			return array(t, n, nil, s)
 		}
 	default:
-		return d.xdrNumbers(t, n, room)
+		return d.xdrNumbers(t, n)
 	}
 	return v, err
 }
@@ -323,7 +323,7 @@ func (d *decoder) xdrNested(l *List, depth int) error {
 	return d.pairs(l, depth+1)
 }
 
-func (d *decoder) xdrNumbers(t Type, n, room int) (Value, error) {
+func (d *decoder) xdrNumbers(t Type, n int) (Value, error) {
 	wide := elemSize(t) == 8
 	if !isArray(t) {
 		var raw uint64
@@ -351,8 +351,11 @@ func (d *decoder) xdrNumbers(t Type, n, room int) (Value, error) {
 	if wide {
 		unit = 8
 	}
-	if int64(count) != int64(n) || n > room/unit {
+	if int64(count) != int64(n) {
 		return Value{}, fmt.Errorf("array of %d, counted %d: %w", n, count, ErrSyntax)
+	}
+	if n > (d.end-d.off)/unit {
+		return Value{}, d.short(int64(n) * int64(unit))
 	}
 	s, err := d.take(n * unit)
 	if err != nil {
