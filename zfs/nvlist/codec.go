@@ -144,7 +144,8 @@ func (d *decoder) list() *List {
 	return l
 }
 
-// Decode decodes a whole encoded list, in either encoding. Nothing may follow its end.
+// Decode decodes a whole encoded list, in either encoding. Nothing may follow
+// its end, and no name may be there twice, whatever the list's flags say.
 func Decode(b []byte) (*List, error) {
 	l, n, err := DecodePrefix(b)
 	if err == nil && n != len(b) {
@@ -154,8 +155,8 @@ func Decode(b []byte) (*List, error) {
 }
 
 // DecodeSome is Decode of only those pairs at the top whose names want reports, of all if it is nil.
-// In the native encoding the others are stepped over by the sizes that they
-// give: their names may be there twice, and what is in them may be malformed.
+// The names of the others may be there twice. In the native encoding they are
+// stepped over by the sizes that they give, and what is in them may be malformed.
 func DecodeSome(b []byte, want func(name string) bool) (*List, error) {
 	d, l, err := newDecoder(b)
 	d.want = want

@@ -298,21 +298,53 @@ func TestStrict(t *testing.T) {
 }
 
 func TestDuplicate(t *testing.T) {
-	for _, enc := range []Encoding{Native, XDR} {
-		for _, n := range []int{2, 100} {
-			var b bytes.Buffer
-			e := NewEncoder(&b, enc)
-			for i := range n {
-				if err := e.Add(fmt.Sprint(i%(n-1)), Of(Flag{})); err != nil {
-					t.Fatal(err)
+	all := func(string) bool { return true }
+	for _, n := range []int{2, 100} { // searched and indexed
+		pairs := named(n-1, Of(Flag{})).pairs
+		for _, again := range []Value{Of(Flag{}), Of("of another type")} {
+			twice := &List{pairs: append(slices.Clone(pairs), Pair{pairs[n/3].Name, again})}
+			wanted := func(name string) bool { return name == twice.pairs[n-1].Name }
+			for _, flags := range []uint32{0, UniqueName, UniqueNameType} {
+				twice.flags, twice.plain = flags, flags == 0
+				for where, l := range map[string]*List{
+					"top": twice, "list": New(P("l", twice)), "array": New(P("l", []*List{New(), twice})), "deep": New(P("l", New(P("l", twice)))),
+				} {
+					top := where == "top"
+					for which, b := range encodings(t, l) {
+						_, decodeErr := Decode(b)
+						_, _, prefixErr := DecodePrefix(b)
+						_, allErr := DecodeSome(b, all)
+						_, nilErr := DecodeSome(b, nil)
+						some, someErr := DecodeSome(b, func(name string) bool { return name == "l" || wanted(name) })
+						for how, err := range map[string]error{
+							"Decode": decodeErr, "DecodePrefix": prefixErr, "DecodeSome of all": allErr, "DecodeSome of nil": nilErr, "DecodeSome": someErr,
+						} {
+							if !errors.Is(err, ErrDuplicate) {
+								t.Errorf("%s, %d, %d pairs: %s: %v, %v", where, which, n, how, err, some)
+							}
+						}
+						others, err := DecodeSome(b, func(name string) bool { return name != "l" && !wanted(name) })
+						if native := Encoding(b[0]) == Native; (top || native) != (err == nil) || top && others.Len() != n-2 {
+							t.Errorf("%s, %d, %d pairs: DecodeSome of the others: %v, %v", where, which, n, err, others)
+						}
+						seen, walkErr := walked(b)
+						streamed, streamErr := read(bytes.NewReader(b), 0)
+						for how, err := range map[string]error{"Walk": walkErr, "WalkReader": streamErr} {
+							if top && err != nil || !top && !errors.Is(err, ErrDuplicate) {
+								t.Errorf("%s, %d, %d pairs: %s: %v", where, which, n, how, err)
+							}
+						}
+						if top && (!seen.Equal(l) || !streamed.Equal(l)) {
+							t.Errorf("%d: Walk gave %v, WalkReader %v of %v", which, seen, streamed, l)
+						}
+					}
 				}
 			}
-			if err := e.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := Decode(b.Bytes()); !errors.Is(err, ErrDuplicate) {
-				t.Errorf("encoding %d, %d pairs: %v", enc, n, err)
-			}
+		}
+		// A list that is made here has each name once: the last value in the first place.
+		l := New(append(slices.Clone(pairs), P(pairs[0].Name, "new"))...)
+		if l.Len() != n-1 || l.Str(pairs[0].Name) != "new" || l.pairs[0].Name != pairs[0].Name {
+			t.Error(l)
 		}
 	}
 }
