@@ -6,10 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -161,8 +162,9 @@ func TestStreamHeap(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
+	text := strings.Repeat("a value ", 12)
 	value := func(i int) *List {
-		return New(P("i", uint64(i)), P("text", "a value of some length, as properties have"), P("l", []*List{New(P("b", []byte{byte(i)}))}))
+		return New(P("i", uint64(i)), P("text", text))
 	}
 	for _, enc := range []Encoding{Native, XDR} {
 		before := heap()
@@ -171,11 +173,11 @@ func TestStreamHeap(t *testing.T) {
 		done := make(chan error, 1)
 		var written int
 		go func() {
-			w := bufio.NewWriter(writerFunc(func(b []byte) (int, error) { written += len(b); return pw.Write(b) }))
+			w := bufio.NewWriterSize(writerFunc(func(b []byte) (int, error) { written += len(b); return pw.Write(b) }), 64<<10)
 			e := NewEncoder(w, enc)
 			var err error
 			for i := 0; i < pairs && err == nil; i++ {
-				err = e.Add(fmt.Sprint(i), Of(value(i)))
+				err = e.Add(strconv.Itoa(i), Of(value(i)))
 			}
 			err = errors.Join(err, e.Close(), w.Flush())
 			pw.CloseWithError(err)
@@ -183,11 +185,11 @@ func TestStreamHeap(t *testing.T) {
 		}()
 		n := 0
 		var most uint64
-		for p, err := range WalkReader(bufio.NewReader(pr), 4<<10) {
+		for p, err := range WalkReader(bufio.NewReaderSize(pr, 64<<10), 4<<10) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.Name != fmt.Sprint(n) || n%101 == 0 && !p.Value.List().Equal(value(n)) {
+			if p.Name != strconv.Itoa(n) || n%101 == 0 && !p.Value.List().Equal(value(n)) {
 				t.Fatalf("pair %d is %q: %v", n, p.Name, p.Value.List())
 			}
 			if n++; n%every == 0 {
