@@ -15,7 +15,7 @@ func TestRealHoldMissing(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
 	p := testPool(t, h, 64*mib)
-	if err := h.CreateSnapshots(ctx, []string{p + "@a", p + "@b"}, nil); err != nil {
+	if err := errors.Join(h.CreateSnapshots(ctx, []string{p + "@a"}, nil), h.CreateSnapshots(ctx, []string{p + "@b"}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	held := func() string {
