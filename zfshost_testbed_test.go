@@ -131,16 +131,31 @@ func TestRealZFSHost(t *testing.T) {
 	if list, err := m.Snapshots(ctx); err != nil || len(list) != 1 || list[0].Name != "one" {
 		t.Errorf("snapshots %v, %v", list, err)
 	}
-	// The original's disk, which nobody runs from, has what was written last.
-	f, err := h.store.openDisk(ctx, m.record())
-	if err != nil {
-		t.Fatal(err)
+	// The original's disk, which nobody runs from, has what was written last, and
+	// after it was rolled back what the snapshot has.
+	onDisk := func(seed uint64, what string) {
+		t.Helper()
+		f, err := h.store.openDisk(ctx, m.record())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := make([]byte, length), make([]byte, length)
+		testguest.Pattern(want, seed, at)
+		_, rerr := f.ReadAt(got, at)
+		if err := errors.Join(rerr, f.Close()); err != nil || !slices.Equal(got, want) {
+			t.Errorf("the original's disk has not what was written %s: %v", what, err)
+		}
 	}
-	got, want := make([]byte, length), make([]byte, length)
-	testguest.Pattern(want, 2, at)
-	_, rerr := f.ReadAt(got, at)
-	if err := errors.Join(rerr, f.Close()); err != nil || !slices.Equal(got, want) {
-		t.Errorf("the original's disk has not what was written last: %v", err)
+	onDisk(2, "last")
+	if err := c.Rollback(ctx, "one"); !errors.Is(err, ErrBusy) {
+		t.Errorf("rolled back while it runs: %v", err)
+	}
+	if err := m.Rollback(ctx, "one"); err != nil {
+		t.Error(err)
+	}
+	onDisk(1, "before the snapshot")
+	if list, err := m.Snapshots(ctx); err != nil || len(list) != 1 {
+		t.Errorf("rolled back: snapshots %v, %v", list, err)
 	}
 
 	for _, m := range []*Machine{m, c} { // the origin first, whose clone runs
