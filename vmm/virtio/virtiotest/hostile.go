@@ -296,6 +296,7 @@ func Hostile(t *testing.T, s Subject) {
 	})
 	t.Run("the most work", s.heavy)
 	t.Run("sums beyond 4 GiB", s.narrow)
+	t.Run("steps out of order", s.order)
 	t.Run("rings rewritten while they are read", s.rewrite)
 	t.Run("reset at any moment", s.resets)
 	t.Run("every register", s.registers)
