@@ -508,7 +508,7 @@ func FuzzConfig(f *testing.F) {
 			slot := int(p[1]) % 5
 			switch p[0] % 5 {
 			case 0:
-				at := m.PCI.Layout().ECAM + uint64(slot)<<15 + uint64(p[2])
+				at := m.PCI.Layout().ECAM + uint64(slot)<<15 + uint64(p[2]) + uint64(p[3]>>4)<<8
 				m.Store(at, w, v)
 				m.Load(at, w)
 			case 1:

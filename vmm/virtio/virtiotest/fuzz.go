@@ -186,8 +186,9 @@ func (p *player) step() bool {
 		d.M.Store(d.Common+uint64(off), w, p.value())
 		d.M.Load(d.Common+uint64(off), w)
 	case opConfig:
-		off, w := int(p.byte()), widths[p.byte()%3]
-		if off+w <= 256 {
+		off, b := int(p.byte()), int(p.byte())
+		w := widths[b%3]
+		if off |= b >> 4 << 8; off+w <= 0x1000 {
 			d.M.SetConfig(d.Slot, off, w, uint32(p.value()))
 			d.M.Config(d.Slot, off, w)
 		}
