@@ -3,6 +3,8 @@
 package pci_test
 
 import (
+	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -490,6 +492,62 @@ func TestAssignBARs(t *testing.T) {
 
 // FuzzConfig throws accesses at configuration space, its ports and the windows,
 // and then looks whether the machine still answers as it should.
+// TestBudget: whatever a guest does with configuration space, an access costs
+// little memory, leaves nothing open and drives a line at most once.
+func TestBudget(t *testing.T) {
+	const accesses = 20000
+	fns := []*fn{newFn(t), newFn(t), newFn(t)}
+	m := machine(t, fns...)
+	open := m.VM.Open()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, x := range fns {
+		x.f.SetINTx(true)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range accesses {
+		v := rnd.Uint64()
+		switch rnd.IntN(4) {
+		case 0:
+			v = 0
+		case 1:
+			v = ^uint64(0)
+		}
+		slot, off := rnd.Uint64N(5), rnd.Uint64N(0x100)
+		if rnd.IntN(4) == 0 {
+			off = rnd.Uint64N(0x1000)
+		}
+		at, w := m.PCI.Layout().ECAM+slot<<15+off, 1<<rnd.IntN(4)
+		if rnd.IntN(2) == 0 {
+			m.Store(at, w, v)
+			m.Load(at, w)
+			continue
+		}
+		m.Ports.Write(0xcf8, 4, 1<<31|slot<<11|off&0xfc)
+		m.Ports.Write(0xcfc+off&3, min(w, 4), v)
+		m.Ports.Read(0xcfc+off&3, min(w, 4))
+		m.Ports.Write(0xcf8+rnd.Uint64N(8), min(w, 4), v)
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10+accesses*64 {
+		t.Errorf("%d bytes allocated for %d accesses", got, accesses)
+	}
+	if n := m.VM.Open(); n != open {
+		t.Errorf("%d interrupts and doorbells are open, %d before", n, open)
+	}
+	rises := 0
+	for line := range 24 {
+		_, n := m.VM.Line(line)
+		rises += n
+	}
+	if rises > accesses {
+		t.Errorf("lines rose %d times in %d accesses", rises, accesses)
+	}
+	for _, x := range fns {
+		x.Close()
+	}
+}
+
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte{0, 1, 4, 2, 0xff, 0, 1, 0x10, 4, 0xff, 0, 2, 0x14, 4, 0xff})
 	f.Add([]byte{1, 0xf8, 4, 0x80, 1, 0xfc, 4, 0xff, 1, 0xf9, 1, 6, 1, 0xff, 2, 1})
@@ -508,7 +566,7 @@ func FuzzConfig(f *testing.F) {
 			slot := int(p[1]) % 5
 			switch p[0] % 5 {
 			case 0:
-				at := m.PCI.Layout().ECAM + uint64(slot)<<15 + uint64(p[2])
+				at := m.PCI.Layout().ECAM + uint64(slot)<<15 + uint64(p[2]) + uint64(p[3]>>4)<<8
 				m.Store(at, w, v)
 				m.Load(at, w)
 			case 1:

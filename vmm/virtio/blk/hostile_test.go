@@ -150,9 +150,13 @@ func TestHostile(t *testing.T) {
 }
 
 func FuzzBlk(f *testing.F) {
+	const size = 64 << 10
+	n := new(atomic.Uint64)
 	vt.Fuzz(f, vt.Subject{
+		Work:  n,
+		Entry: 2*(size+1) + 64,
 		New: func(tb testing.TB) (virtio.Device, func()) {
-			dev, err := blk.New(blk.Config{Backend: &memory{b: make([]byte, 64<<10)}, Queues: 2})
+			dev, err := blk.New(blk.Config{Backend: weighed{&memory{b: make([]byte, size)}, n}, Queues: 2})
 			if err != nil {
 				tb.Fatal(err)
 			}

@@ -47,6 +47,7 @@ type Driver struct {
 	notify, stride      uint64
 	table               uint64 // MSI-X
 	msixCap             int
+	bars                []bar // as found by Attach
 	Features            uint64
 	Config              *Interrupt // the configuration vector's
 	Info                virtio.Info
@@ -54,6 +55,31 @@ type Driver struct {
 	// What the driver asked for since Attach: how often it let the device run,
 	// and how many entries of available rings it published.
 	Starts, Entries atomic.Uint64
+}
+
+// bar is a window of the device's.
+type bar struct{ base, size uint64 }
+
+// sizeBARs asks for the sizes as firmware does.
+func (d *Driver) sizeBARs() (bars []bar) {
+	m := d.M
+	for n := 0; n < 6; n++ {
+		at := 0x10 + 4*n
+		lo := m.Config(d.Slot, at, 4)
+		if lo == 0 {
+			continue
+		}
+		b := bar{base: uint64(lo &^ 15)}
+		m.SetConfig(d.Slot, at, 4, ^uint32(0))
+		b.size = uint64(^(m.Config(d.Slot, at, 4) &^ 15) + 1)
+		m.SetConfig(d.Slot, at, 4, lo)
+		if lo&6 == 4 { // 64 bits
+			n++
+			b.base |= uint64(m.Config(d.Slot, at+4, 4)) << 32
+		}
+		bars = append(bars, b)
+	}
+	return bars
 }
 
 // Attach puts dev behind the PCI transport into m, starts it, and finds it as a
@@ -81,6 +107,7 @@ func Attach(m *Machine, dev virtio.Device) *Driver {
 	})
 	d := &Driver{M: m, Dev: p, Slot: slot, Info: dev.Info()}
 	d.Discover()
+	d.bars = d.sizeBARs()
 	return d
 }
 

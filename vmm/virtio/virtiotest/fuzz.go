@@ -11,6 +11,9 @@ import (
 // descriptors, rings and memory, kicks, resets, pauses, moved BARs. Whatever it
 // does, the device must come back and work.
 func Fuzz(f *testing.F, s Subject) {
+	if s.Budget == 0 {
+		s.Budget = 4 << 20
+	}
 	for _, seed := range seeds {
 		f.Add(seed)
 	}
@@ -18,18 +21,20 @@ func Fuzz(f *testing.F, s Subject) {
 		d, stir := s.attach(t, 4<<20, len(program)%2 == 0)
 		p := player{d: d, p: program, stir: stir}
 		p.d.M.SetConfig(d.Slot, 4, 2, 6)
-		for range 400 {
-			if !p.step() {
-				break
+		s.measured(d, func() {
+			for range 400 {
+				if !p.step() {
+					break
+				}
 			}
-		}
-		if p.paused {
+			if p.paused {
+				d.Dev.Resume()
+			}
+			d.Dev.Pause()
+			d.Dev.Reset()
 			d.Dev.Resume()
-		}
-		d.Dev.Pause()
-		d.Dev.Reset()
-		d.Dev.Resume()
-		d.Discover()
+			d.Discover()
+		})
 		d.M.rewind()
 		s.again(d)
 	})
@@ -130,7 +135,16 @@ func (p *player) step() bool {
 		return false
 	}
 	d := p.d
-	switch p.byte() % opCount {
+	op := p.byte() % opCount
+	switch op {
+	case opPause, opCommon, opConfig, opBAR, opTable, opMemory, opAvail:
+		// It may show the device as much as its rings hold, and start it.
+		d.Starts.Add(1)
+		for _, n := range d.Info.Queues {
+			d.Entries.Add(uint64(n))
+		}
+	}
+	switch op {
 	case opStart:
 		features := p.value()
 		if p.starts++; p.starts > 8 || p.paused {
@@ -186,8 +200,9 @@ func (p *player) step() bool {
 		d.M.Store(d.Common+uint64(off), w, p.value())
 		d.M.Load(d.Common+uint64(off), w)
 	case opConfig:
-		off, w := int(p.byte()), widths[p.byte()%3]
-		if off+w <= 256 {
+		off, b := int(p.byte()), int(p.byte())
+		w := widths[b%3]
+		if off |= b >> 4 << 8; off+w <= 0x1000 {
 			d.M.SetConfig(d.Slot, off, w, uint32(p.value()))
 			d.M.Config(d.Slot, off, w)
 		}

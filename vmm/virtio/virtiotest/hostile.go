@@ -296,6 +296,7 @@ func Hostile(t *testing.T, s Subject) {
 	})
 	t.Run("the most work", s.heavy)
 	t.Run("sums beyond 4 GiB", s.narrow)
+	t.Run("steps out of order", s.order)
 	t.Run("rings rewritten while they are read", s.rewrite)
 	t.Run("reset at any moment", s.resets)
 	t.Run("every register", s.registers)
@@ -332,7 +333,7 @@ func (s Subject) measured(d *Driver, f func()) (work uint64) {
 	return work
 }
 
-// again proves that the device works after all.
+// again proves that the device works after all, and leaves it at rest.
 func (s Subject) again(d *Driver) {
 	d.M.TB.Helper()
 	d.Reset()
@@ -341,6 +342,7 @@ func (s Subject) again(d *Driver) {
 	}
 	d.Reset()
 	s.Probe(d, d.Start(all, 0))
+	d.Reset()
 }
 
 func (s Subject) attack(t *testing.T, a attack) {
@@ -526,24 +528,25 @@ func (s Subject) registers(t *testing.T) {
 	s.measured(d, func() {
 		values := []uint64{0, ^uint64(0), 1, 0x8000000080000001}
 		for _, started := range []bool{false, true} {
-			for _, base := range []uint64{d.Common, d.ISR, d.Device, d.notify, d.table, d.table + 0x800} {
-				for off := range uint64(0x200) {
-					if started && off%16 == 0 {
+			for _, bar := range d.bars {
+				for off := range bar.size {
+					if started && off%64 == 0 {
+						d.M.rewind()
 						d.Start(all, 16)
 					}
-					for _, size := range []int{1, 2, 4, 8} {
-						d.M.Load(base+off, size)
+					for _, size := range widths {
+						d.M.Load(bar.base+off, size)
 						for _, v := range values {
-							d.M.Store(base+off, size, v)
+							d.M.Store(bar.base+off, size, v)
 						}
-						d.M.Load(base+off, size)
+						d.M.Load(bar.base+off, size)
 					}
 				}
-				d.M.rewind()
 			}
 		}
-		for off := range 0x100 {
-			for _, size := range []int{1, 2, 4, 8} {
+		d.Reset()
+		for off := range 0x1000 {
+			for _, size := range widths {
 				for _, v := range values {
 					d.M.Store(d.M.configAddr(d.Slot, off), size, v)
 					d.M.Load(d.M.configAddr(d.Slot, off), size)
