@@ -7,11 +7,17 @@ package skep
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skepvm/skep/vmm"
+	"github.com/skepvm/skep/vmm/hv"
+	hvbhyve "github.com/skepvm/skep/vmm/hv/bhyve"
 )
 
 // TestRealKernel runs on a FreeBSD kernel what needs no guest: the store, the
@@ -40,6 +46,50 @@ func TestRealKernel(t *testing.T) {
 func tripleFaultsEnd() bool {
 	_, err := unix.Sysctl("hw.vmm.svm.features")
 	return err != nil
+}
+
+// machinesLeft are all the machines of skep's in the kernel.
+func machinesLeft(t *testing.T) []string {
+	t.Helper()
+	b, err := hvbhyve.Open()
+	if errors.Is(err, hv.ErrUnavailable) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := b.Machines()
+	if err := errors.Join(err, b.Close()); err != nil {
+		t.Error(err)
+	}
+	return names
+}
+
+// TestLeftoverMachine: what looks for leftovers sees a machine in the kernel, and
+// Destroy's part takes it away.
+func TestLeftoverMachine(t *testing.T) {
+	b, err := hvbhyve.Open()
+	if errors.Is(err, hv.ErrUnavailable) {
+		t.Skipf("NOT RUN: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	vm, err := b.NewVM(hv.Config{Name: "left", VCPUs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	if left := machinesLeft(t); !slices.Equal(left, []string{"left"}) {
+		t.Errorf("machines %q", left)
+	}
+	if err := vmm.RemoveLeftover("left"); err != nil {
+		t.Error(err)
+	}
+	if left := machinesLeft(t); len(left) != 0 {
+		t.Errorf("machines %q", left)
+	}
 }
 
 // checkOverhead holds a worker to nothing: what it has is told.

@@ -12,6 +12,9 @@ import (
 	"testing"
 )
 
+// machinesLeft: on Linux a machine goes with the descriptors of its process.
+func machinesLeft(*testing.T) []string { return nil }
+
 func tellOverhead(t *testing.T, pid int, guest int64) { t.Log(people(overhead(t, pid, guest))) }
 
 // checkOverhead says what a worker takes beside its guest's memory.

@@ -242,6 +242,9 @@ func leftovers(t *testing.T, h *Host, p place) {
 	for _, pid := range workersUnder(p.dir) {
 		t.Errorf("left: worker %d", pid)
 	}
+	for _, name := range machinesLeft(t) {
+		t.Errorf("left: machine %s in the kernel", name)
+	}
 	noGroups(t, h)
 	if c := h.pool.Claims(); len(c) != 0 {
 		t.Errorf("left: addresses %v", c)
