@@ -229,8 +229,8 @@ func TestReceiveSilent(t *testing.T) {
 			if _, err := w.WriteString("more"); err != nil {
 				t.Fatal(err)
 			}
-			if b, err := io.ReadAll(io.LimitReader(r, 4)); err != nil || string(b) != "more" {
-				t.Errorf("%q %v", b, err)
+			if _, err := r.Read(make([]byte, 4)); err != nil {
+				t.Errorf("it cannot be read from afterwards: %v", err)
 			}
 		})
 	}

@@ -16,6 +16,34 @@ import (
 	"github.com/skepvm/skep/zfs/nvlist"
 )
 
+// withFeature is a stream that says that it has a feature, with the checksums that go with it.
+func withFeature(t *testing.T, b []byte, feature uint64) []byte {
+	t.Helper()
+	var w streamWriter
+	for r := bytes.NewReader(b); r.Len() > 0; {
+		var h header
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := h.parse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload := make([]byte, rec.Payload)
+		if _, err := io.ReadFull(r, payload); err != nil {
+			t.Fatal(err)
+		}
+		if rec.Type == RecordBegin {
+			binary.LittleEndian.PutUint64(h[16:], h.u64(8)|feature<<2)
+		}
+		w.record(rec.Type, payload, func(to []byte) { copy(to, h[8:]) })
+	}
+	if _, err := inspect(w.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	return w.Bytes()
+}
+
 // What a module does not know is told as that: a feature of a stream, a request, an argument of one.
 func TestRealModuleTooOld(t *testing.T) {
 	h := open(t)
@@ -43,9 +71,7 @@ func TestRealModuleTooOld(t *testing.T) {
 		if v.AtLeast(f.major, f.minor) {
 			continue
 		}
-		stream := bytes.Clone(b.Bytes())
-		info := stream[8+8:]
-		binary.LittleEndian.PutUint64(info, binary.LittleEndian.Uint64(info)|f.feature<<2)
+		stream := withFeature(t, b.Bytes(), f.feature)
 		what := fmt.Sprintf("a stream with feature %#x", f.feature)
 		_, err := h.Receive(ctx, bytes.NewReader(stream), p+"/new@x", ReceiveOptions{})
 		wantKind(t, what, f.hint, err, ErrModuleTooOld)
