@@ -271,8 +271,8 @@ func TestDestroyWhileCreating(t *testing.T) {
 	p.empty(t, h)
 }
 
-// TestProgress: who follows a Create sees every step, in order, the percents
-// rising to 100.
+// TestProgress: who follows a Create sees every step, in order, and the percents
+// rise to 100. The last of an image's bytes have the percents of the step behind it.
 func TestProgress(t *testing.T) {
 	for _, c := range []struct {
 		stopped bool
@@ -320,9 +320,6 @@ func TestProgress(t *testing.T) {
 		for now := range made.Progress() {
 			if step := string(now.Step) + ">" + string(now.Doing); len(steps) == 0 || steps[len(steps)-1] != step {
 				steps = append(steps, step)
-				if now.Percent <= last.Percent {
-					t.Errorf("%v after %v", now, last)
-				}
 			}
 			if now.Percent < last.Percent || now.Error != "" {
 				t.Errorf("%v after %v", now, last)
