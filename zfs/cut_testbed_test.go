@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -76,23 +77,43 @@ func boundaries(t *testing.T, b []byte) []int {
 	return slices.DeleteFunc(at, func(n int) bool { return n >= len(b) })
 }
 
+// rawRecord is a record as it lies in a stream.
+type rawRecord struct {
+	head    header
+	rec     Record
+	payload []byte
+}
+
+// rawRecords walks the records of a stream without a look at their checksums.
+func rawRecords(t *testing.T, b []byte) iter.Seq[rawRecord] {
+	return func(yield func(rawRecord) bool) {
+		t.Helper()
+		for r := bytes.NewReader(b); r.Len() > 0; {
+			var raw rawRecord
+			if _, err := io.ReadFull(r, raw.head[:]); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if raw.rec, err = raw.head.parse(); err != nil {
+				t.Fatal(err)
+			}
+			raw.payload = make([]byte, raw.rec.Payload)
+			if _, err := io.ReadFull(r, raw.payload); err != nil {
+				t.Fatal(err)
+			}
+			if !yield(raw) {
+				return
+			}
+		}
+	}
+}
+
 // content is what blocks and bonus buffers a stream brings, by their place.
 func content(t *testing.T, b []byte) map[string][32]byte {
 	t.Helper()
 	all := map[string][32]byte{}
-	for r := bytes.NewReader(b); r.Len() > 0; {
-		var h header
-		if _, err := io.ReadFull(r, h[:]); err != nil {
-			t.Fatal(err)
-		}
-		rec, err := h.parse()
-		if err != nil {
-			t.Fatal(err)
-		}
-		payload := make([]byte, rec.Payload)
-		if _, err := io.ReadFull(r, payload); err != nil {
-			t.Fatal(err)
-		}
+	for r := range rawRecords(t, b) {
+		rec, payload := r.rec, r.payload
 		switch rec.Type {
 		case RecordObject, RecordWrite, RecordSpill, RecordWriteEmbedded:
 			all[fmt.Sprintf("%v of object %d at %d", rec.Type, rec.Object, rec.Offset)] = sha256.Sum256(payload)

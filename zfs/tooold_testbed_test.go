@@ -20,19 +20,8 @@ import (
 func withFeature(t *testing.T, b []byte, feature uint64) []byte {
 	t.Helper()
 	var w streamWriter
-	for r := bytes.NewReader(b); r.Len() > 0; {
-		var h header
-		if _, err := io.ReadFull(r, h[:]); err != nil {
-			t.Fatal(err)
-		}
-		rec, err := h.parse()
-		if err != nil {
-			t.Fatal(err)
-		}
-		payload := make([]byte, rec.Payload)
-		if _, err := io.ReadFull(r, payload); err != nil {
-			t.Fatal(err)
-		}
+	for r := range rawRecords(t, b) {
+		h, rec, payload := r.head, r.rec, r.payload
 		if rec.Type == RecordBegin {
 			binary.LittleEndian.PutUint64(h[16:], h.u64(8)|feature<<2)
 		}
