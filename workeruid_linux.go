@@ -18,7 +18,9 @@ const uidTries = 1024
 // workers that are one user would share it. Another daemon may have the same base:
 // a user is taken by a name among the kernel's abstract sockets (unix(7)), which all
 // daemons of a network namespace share and which is free again when the last process
-// that has the file ends, the worker.
+// that has the file ends, the worker. Whoever is on this host may take such names:
+// where all of the search's are taken the user is the first, held by nobody, as that
+// shares a limit, and a refusal would keep machines from starting.
 func holdUID(base uint32, n uint16) (uint32, *os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -33,8 +35,8 @@ func holdUID(base uint32, n uint16) (uint32, *os.File, error) {
 			return uid, f, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
-			break
+			return 0, nil, errors.Join(fmt.Errorf("user of a worker: %d: %w", uid, os.NewSyscallError("bind", err)), f.Close())
 		}
 	}
-	return 0, nil, errors.Join(fmt.Errorf("user of a worker: %d and those after it: %w", base+uint32(n), os.NewSyscallError("bind", err)), f.Close())
+	return base + uint32(n), nil, f.Close()
 }

@@ -39,6 +39,21 @@ func TestHoldUID(t *testing.T) {
 	}
 }
 
+// Somebody who takes all the names keeps no machine from starting.
+func TestHoldUIDTaken(t *testing.T) {
+	const base = 0x71700000
+	for n := range uint16(uidTries) {
+		uid, f, err := holdUID(base, n)
+		if err != nil || uid != base+uint32(n) {
+			t.Fatalf("user %#x, want %#x: %v", uid, base+uint32(n), err)
+		}
+		defer f.Close()
+	}
+	if uid, f, err := holdUID(base, 0); err != nil || f != nil || uid != base {
+		t.Errorf("user %#x, %v, %v; want %#x that nobody holds", uid, f, err, base)
+	}
+}
+
 // Machines of two hosts that know nothing of each other have the same address.
 func TestTwoHostsUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
