@@ -93,9 +93,10 @@ type VM interface {
 	NewMSI() (MSI, error)
 
 	// NewDoorbell makes guest writes of size bytes (1, 2, 4 or 8; 0 means any
-	// size) at a memory-mapped address wake a goroutine without an exit to the
-	// Handler. errors.ErrUnsupported where the backend has none: then the same
-	// write reaches Handler.MMIOWrite, and a caller must serve both ways.
+	// size) at a memory-mapped address wake a goroutine, without an exit to the
+	// Handler where the kernel can do that. Where it cannot, and where there is no
+	// doorbell to be had (an error), the same write reaches Handler.MMIOWrite: a
+	// caller must serve both ways, and call Ring there.
 	NewDoorbell(addr uint64, size int) (Doorbell, error)
 
 	// Reset brings the kernel's part of the machine (vCPUs, interrupt

@@ -8,8 +8,9 @@ import (
 	"github.com/skepvm/skep/vmm/hv"
 )
 
-// kicker wakes a queue's goroutine: through a doorbell of the hypervisor where
-// it has one, else through a channel that the notification register feeds.
+// kicker wakes a queue's goroutine: through a doorbell of the hypervisor's, which
+// the guest or the notification register rings, or where there is none to be had
+// through a channel that the register feeds.
 type kicker struct {
 	bell atomic.Pointer[hv.Doorbell]
 	ch   chan struct{}

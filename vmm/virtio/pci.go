@@ -127,8 +127,8 @@ func (d *PCI) clearQueue(v *vqueue) {
 	d.setBell(v, 0)
 }
 
-// setBell gives v the doorbell at addr, if the hypervisor has any; without one
-// writes arrive at the notify registers.
+// setBell gives v the doorbell at addr, if the hypervisor has any. Without one, and
+// with one that only Ring rings, writes arrive at the notify registers.
 func (d *PCI) setBell(v *vqueue, addr uint64) {
 	if v.bell == addr {
 		return

@@ -811,9 +811,6 @@ func TestLimits(t *testing.T) {
 	if _, err := g.MapMemory([]hv.Region{{Size: 4096}}); err == nil {
 		t.Error("memory was mapped twice")
 	}
-	if _, err := g.NewDoorbell(0xc0000000, 2); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("doorbell: %v", err)
-	}
 }
 
 func BenchmarkPortExit(b *testing.B) {

@@ -60,9 +60,17 @@ func (vm *VM) setIRQ(line int, level bool) error {
 	return nil
 }
 
-// NewDoorbell fails: the kernel has none, every write is an exit.
+// NewDoorbell makes a doorbell that only Ring rings: the kernel has none, every
+// write is an exit to the Handler.
 func (vm *VM) NewDoorbell(addr uint64, size int) (hv.Doorbell, error) {
-	return nil, fmt.Errorf("bhyve: doorbell at %#x: vmm(4) has none: %w", addr, errors.ErrUnsupported)
+	if vm.isClosed() {
+		return nil, fmt.Errorf("bhyve: machine %q: new doorbell: %w", vm.cfg.Name, hv.ErrClosed)
+	}
+	d, err := newDoorbell()
+	if err != nil {
+		return nil, fmt.Errorf("bhyve: machine %q: new doorbell: %w", vm.cfg.Name, err)
+	}
+	return d, nil
 }
 
 // NewMSI makes an interrupt source.
