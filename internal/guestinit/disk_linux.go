@@ -142,9 +142,13 @@ func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	load, err := testguest.ParseDiskLoad(size, a[1], n[0], n[1])
+	if err != nil {
+		return "", err
+	}
 	d := &planDisk{File: f}
 	defer d.free()
-	return testguest.BenchDisk(d, size, a[1], n[0], n[1], time.Duration(n[2])*time.Second)
+	return testguest.BenchDisk(d, load, time.Duration(n[2])*time.Second)
 }
 
 func diskRange(request uint) func(context.Context, *guest, []string) (string, error) {

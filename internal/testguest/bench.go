@@ -21,33 +21,43 @@ type BenchDevice interface {
 	Buffer(n int) ([]byte, error)
 }
 
-// BenchDisk is the command disk-bench: it keeps depth requests under way for a
-// time, and answers how many were done and the nanoseconds that they took.
-func BenchDisk(d BenchDevice, size int64, mode string, block, depth uint64, lasts time.Duration) (string, error) {
+// DiskLoad is what the command disk-bench asks a disk for.
+type DiskLoad struct {
+	Write, Random bool
+	Block, Blocks int64  // bytes, and how many of these the disk has
+	Depth         uint64 // requests under way at once, 1..256
+}
+
+// ParseDiskLoad checks the arguments of disk-bench for a disk of size bytes.
+func ParseDiskLoad(size int64, mode string, block, depth uint64) (DiskLoad, error) {
 	if block < Sector || block > 16<<20 || depth < 1 || depth > 256 {
-		return "", fmt.Errorf("bad block %d or depth %d", block, depth)
+		return DiskLoad{}, fmt.Errorf("bad block %d or depth %d", block, depth)
 	}
 	if size < int64(block) {
-		return "", fmt.Errorf("a disk of %d bytes is smaller than a block", size)
+		return DiskLoad{}, fmt.Errorf("a disk of %d bytes is smaller than a block", size)
 	}
 	kind, random := strings.CutPrefix(mode, "rand")
-	do := d.ReadAt
-	switch kind {
-	case "read":
-	case "write":
-		do = d.WriteAt
-	default:
-		return "", fmt.Errorf("bad mode %q", mode)
+	if kind != "read" && kind != "write" {
+		return DiskLoad{}, fmt.Errorf("bad mode %q", mode)
 	}
-	blocks := size / int64(block)
+	return DiskLoad{Write: kind == "write", Random: random, Block: int64(block), Blocks: size / int64(block), Depth: depth}, nil
+}
+
+// BenchDisk is the command disk-bench: it keeps a load's requests under way for a
+// time, and answers how many were done and the nanoseconds that they took.
+func BenchDisk(d BenchDevice, load DiskLoad, lasts time.Duration) (string, error) {
+	do := d.ReadAt
+	if load.Write {
+		do = d.WriteAt
+	}
 	var ops, next atomic.Int64
 	var wg sync.WaitGroup
-	errs := make(chan error, depth)
+	errs := make(chan error, load.Depth)
 	begin := time.Now()
 	until := begin.Add(lasts)
-	for i := range depth {
+	for i := range load.Depth {
 		wg.Go(func() {
-			buf, err := d.Buffer(int(block))
+			buf, err := d.Buffer(int(load.Block))
 			if err != nil {
 				errs <- err
 				return
@@ -55,10 +65,10 @@ func BenchDisk(d BenchDevice, size int64, mode string, block, depth uint64, last
 			Pattern(buf, i, 0)
 			for time.Now().Before(until) {
 				at := next.Add(1) - 1
-				if random {
+				if load.Random {
 					at = rand.Int64()
 				}
-				if _, err := do(buf, at%blocks*int64(block)); err != nil {
+				if _, err := do(buf, at%load.Blocks*load.Block); err != nil {
 					errs <- err
 					return
 				}

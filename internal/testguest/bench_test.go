@@ -39,7 +39,11 @@ func TestBenchDisk(t *testing.T) {
 	const block, size = 4096, 10*4096 + 17
 	for _, mode := range []string{"read", "write", "randread", "randwrite"} {
 		d := &counted{places: map[int64]bool{}}
-		text, err := BenchDisk(d, size, mode, block, 3, 20*time.Millisecond)
+		load, err := ParseDiskLoad(size, mode, block, 3)
+		if err != nil {
+			t.Fatalf("%s: %v", mode, err)
+		}
+		text, err := BenchDisk(d, load, 20*time.Millisecond)
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
 		}
@@ -61,8 +65,8 @@ func TestBenchDisk(t *testing.T) {
 		mode         string
 		block, depth uint64
 	}{{size, "erase", block, 1}, {size, "randerase", block, 1}, {size, "read", 1, 1}, {size, "read", block, 0}, {size, "read", block, 1000}, {100, "read", block, 1}} {
-		if text, err := BenchDisk(&counted{places: map[int64]bool{}}, bad.size, bad.mode, bad.block, bad.depth, time.Millisecond); err == nil {
-			t.Errorf("%+v: %q", bad, text)
+		if load, err := ParseDiskLoad(bad.size, bad.mode, bad.block, bad.depth); err == nil {
+			t.Errorf("%+v: %+v", bad, load)
 		}
 	}
 }

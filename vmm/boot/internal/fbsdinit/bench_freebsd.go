@@ -54,10 +54,7 @@ func answer(id string, f []string) {
 	fmt.Printf("@@ OK %s %s\n", id, text)
 }
 
-// device is a disk: the kernel caches none.
-type device struct{ *os.File }
-
-func (device) Buffer(n int) ([]byte, error) { return make([]byte, n), nil }
+type diskLoad = testguest.DiskLoad
 
 func diskBench(a []string) (string, error) {
 	n, err := testguest.Numbers(a[2:5])
@@ -73,7 +70,17 @@ func diskBench(a []string) (string, error) {
 	if err := ioctl(f.Fd(), diocgmediasize, &size); err != nil {
 		return "", fmt.Errorf("size of %s: %w", a[0], err)
 	}
-	return testguest.BenchDisk(device{f}, size, a[1], n[0], n[1], time.Duration(n[2])*time.Second)
+	load, err := testguest.ParseDiskLoad(size, a[1], n[0], n[1])
+	if err != nil {
+		return "", err
+	}
+	buf := make([]byte, load.Block) // each process has its own, once it is written to
+	testguest.Pattern(buf, 1, 0)
+	done, ns, err := timed(int(load.Depth), time.Duration(n[2])*time.Second, diskUser(f.Fd(), load, buf))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", a[0], err)
+	}
+	return fmt.Sprintf("%d %d", done, ns), nil
 }
 
 // inet is struct sockaddr_in.
@@ -147,9 +154,9 @@ func portReads(a []string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	reads, ns, err := countReads(f.Fd(), uint32(n[0]), time.Duration(n[1])*time.Second)
+	steps, ns, err := timed(1, time.Duration(n[1])*time.Second, portReader(f.Fd(), uint32(n[0])))
 	if err != nil {
 		return "", fmt.Errorf("read port %#x: %w", n[0], err)
 	}
-	return fmt.Sprintf("%d %d", reads, ns), nil
+	return fmt.Sprintf("%d %d", steps*portReadsAStep, ns), nil
 }
