@@ -26,10 +26,11 @@ type FreeBSD struct {
 }
 
 // freebsdModules are loaded by the loader if the /boot directory has them: a
-// small kernel needs the first few to see its disk.
+// small kernel needs the first few to see its disk. Not so vmm, which the agent
+// loads: what the loader has loaded the kernel never unloads, and tests do that.
 var freebsdModules = []string{
 	"virtio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_random", "virtio_balloon",
-	"tmpfs", "fdescfs", "nullfs", "opensolaris", "zfs", "vmm", "nmdm",
+	"tmpfs", "fdescfs", "nullfs", "opensolaris", "zfs", "nmdm",
 	"if_bridge", "if_epair", "if_tuntap", "if_vxlan", "if_vlan", "pf",
 }
 
