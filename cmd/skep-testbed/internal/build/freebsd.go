@@ -46,6 +46,7 @@ vfs.root.mountfrom="ufs:/dev/vtbd0p2"
 vfs.root.mountfrom.options="ro"
 kern.racct.enable="1"
 hw.vmm.maxcpu="16"
+vfs.zfs.bclone_enabled="1"
 hw.memtest.tests="0"
 kern.timecounter.smp_tsc="1"
 `
