@@ -6,19 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// copyChunk is how much is copied between two looks at the context.
+// copyChunk is how much is copied between two looks at the context. It is whole blocks of any file system.
 const copyChunk = 64 << 20
 
 // cloneFile makes dst, which is empty, the same as src: by sharing blocks where
 // the file system can, else by copying what is not a hole.
 func cloneFile(ctx context.Context, dst, src *os.File, size int64) error {
-	if err := reflink(dst, src); err == nil {
+	if err := reflink(ctx, dst, src, size); err == nil {
 		return nil
 	} else if !errors.Is(err, errors.ErrUnsupported) {
 		return err
@@ -36,16 +35,8 @@ func cloneFile(ctx context.Context, dst, src *os.File, size int64) error {
 				return err
 			}
 			n := min(hole-data, copyChunk)
-			if _, err := dst.Seek(data, io.SeekStart); err != nil {
-				return err
-			}
-			if _, err := src.Seek(data, io.SeekStart); err != nil {
-				return err
-			}
-			// os.File copies by copy_file_range(2) where it can.
-			m, err := io.CopyN(dst, src, n)
-			if err != nil {
-				return fmt.Errorf("copy at %d: %w", data+m, err)
+			if err := copyPiece(dst, src, data, n); err != nil {
+				return fmt.Errorf("copy %d bytes at %d: %w", n, data, err)
 			}
 			data += n
 		}

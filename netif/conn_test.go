@@ -339,16 +339,20 @@ func TestSweep(t *testing.T) {
 	k.ifs[dead] = &Interface{Name: dead}
 	k.ifs[alive] = &Interface{Name: alive}
 	k.ifs["eth0"] = &Interface{Name: "eth0"}
+	// FreeBSD's, before it has the scratch name.
+	k.ifs["tap3"] = &Interface{Name: "tap3", Description: scratchNameOf(0x3fffff - 1)}
+	k.ifs["tap4"] = &Interface{Name: "tap4", Description: scratchName()}
+	k.ifs["tap5"] = &Interface{Name: "tap5", Description: "of " + dead}
 	removed, err := c.Sweep(func(i Interface) bool { return strings.HasPrefix(i.Owner, "s/") && i.Owner != "s/1" })
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := slices.Sorted(slices.Values([]string{"b0", "p0", dead}))
+	want := slices.Sorted(slices.Values([]string{"b0", "p0", "tap3", dead}))
 	if slices.Sort(removed); !slices.Equal(removed, want) {
 		t.Errorf("removed %v, want %v", removed, want)
 	}
 	left := slices.Sorted(maps.Keys(k.ifs))
-	if want := slices.Sorted(slices.Values([]string{"a0", "c0", "eth0", alive})); !slices.Equal(left, want) {
+	if want := slices.Sorted(slices.Values([]string{"a0", "c0", "eth0", "tap4", "tap5", alive})); !slices.Equal(left, want) {
 		t.Errorf("left %v, want %v", left, want)
 	}
 }

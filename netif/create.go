@@ -186,7 +186,8 @@ func (c *Conn) CreateVXLAN(s VXLANSpec) (Interface, error) {
 
 // create makes an interface under a scratch name, marks it, sets it up and then
 // gives it its name: of what a crash leaves either tells Sweep whose it is. On
-// FreeBSD there is a moment before the scratch name (cloneAs).
+// FreeBSD, where the kernel names it first, the scratch name is its description by then;
+// VLANs and vxlans have a moment without either (cloneAs).
 func (c *Conn) create(op string, s *Common, mk func(scratch string) (made, error)) (_ Interface, m made, err error) {
 	if _, err := c.k.get(s.Name); err == nil {
 		return Interface{}, made{}, wrap(op, s.Name, ErrExists)
@@ -296,8 +297,8 @@ func abandoned(name string) bool {
 }
 
 // Sweep removes every interface of skep's for which drop answers true, and what
-// processes that are gone left half-made, but for what cloneAs tells of. It returns the names of what it
-// removed; an error does not keep it from the rest.
+// processes that are gone left half-made, but for what cloneAs tells of. It returns the
+// names of what it removed; an error does not keep it from the rest.
 func (c *Conn) Sweep(drop func(Interface) bool) (removed []string, err error) {
 	all, err := c.List()
 	if err != nil {
@@ -305,7 +306,7 @@ func (c *Conn) Sweep(drop func(Interface) bool) (removed []string, err error) {
 	}
 	var errs []error
 	for _, i := range all {
-		if !(i.Ours && drop(i)) && !abandoned(i.Name) {
+		if !(i.Ours && drop(i)) && !abandoned(i.Name) && !abandoned(i.Description) {
 			continue
 		}
 		err := wrap("destroy", i.Name, c.k.destroy(i.Name))

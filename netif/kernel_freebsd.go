@@ -19,7 +19,7 @@ import (
 // freebsd speaks the ioctls of netintro(4), bridge(4), vxlan(4), vlan(4) and
 // tap(4).
 //
-// A clone is made under a name of the kernel's choosing and renamed. Its own
+// A clone is made under a name of the kernel's choosing and renamed (cloneNamed). Its own
 // name is kept in the mark (mark.dev): a tap's device node has it, both ends of
 // an epair are found by it, and a vxlan's sysctls are under it.
 type freebsd struct {
@@ -378,43 +378,69 @@ func (k *freebsd) describePair(d *Interface) error {
 // clone makes an interface of the kernel's naming and returns its name.
 func clone[T any](k *freebsd, kind string, params *T) (string, error) {
 	r := &ifabi.IfreqData[T]{Name: nameOf(kind), Data: params}
-	err := ioctl(k.inet, ifabi.SIOCIFCREATE2, r)
+	if err := ioctl(k.inet, ifabi.SIOCIFCREATE2, r); err != nil {
+		return "", err
+	}
+	return nameText(r.Name), nil
+}
+
+// withModule makes an interface, and loads the module of its kind if there is none.
+func withModule(kind string, mk func() (string, error)) (string, error) {
+	name, err := mk()
 	if errors.Is(err, unix.EINVAL) {
 		// No such cloner: its module may be missing.
 		if lerr := loadModule(modules[kind]); lerr != nil {
 			return "", fmt.Errorf("%w: the kernel has no %s, and loading %s.ko failed: %w", errors.ErrUnsupported, kind, modules[kind], lerr)
 		}
-		r = &ifabi.IfreqData[T]{Name: nameOf(kind), Data: params}
-		err = ioctl(k.inet, ifabi.SIOCIFCREATE2, r)
+		name, err = mk()
 	}
 	if err != nil {
 		return "", fmt.Errorf("create %s: %w", kind, err)
 	}
-	return nameText(r.Name), nil
+	return name, nil
 }
 
-// cloneAs makes an interface and renames it; dev is the name that it had. A process
-// that dies between these two calls leaves an interface with nothing of ours to it,
-// tap3 or epair0a, which Sweep does not touch: it might be anybody's. It has no
-// address and is down and in no bridge, and whoever finds it may destroy it.
-func cloneAs[T any](k *freebsd, kind string, params *T, scratch string) (dev string, err error) {
-	dev, err = clone(k, kind, params)
+// cloneNamed makes an interface that takes no parameters and renames it; dev is the
+// name that it had. Its description is the scratch name from the start, so that what a
+// crash leaves under the kernel's name tells Sweep whose it was.
+func cloneNamed(k *freebsd, kind, scratch string) (dev string, err error) {
+	dev, err = withModule(kind, func() (string, error) { return cloneDescribed(kind, scratch) })
+	if errors.Is(err, errNoNetlink) {
+		return cloneAs[byte](k, kind, nil, scratch)
+	}
 	if err != nil {
 		return "", err
 	}
-	if err := k.rename(dev, scratch); err != nil {
-		return "", errors.Join(fmt.Errorf("rename %s: %w", dev, err), k.destroy(dev))
+	return dev, k.renameClone(dev, scratch)
+}
+
+// cloneAs is cloneNamed by the ioctl, for VLANs, which netlink makes with parameters
+// only, and vxlans, whose parameters it does not take. A process that dies between the
+// two calls leaves an interface with nothing of ours to it, vxlan3, which Sweep does not
+// touch: it might be anybody's. It has no address and is down and in no bridge, and
+// whoever finds it may destroy it.
+func cloneAs[T any](k *freebsd, kind string, params *T, scratch string) (dev string, err error) {
+	dev, err = withModule(kind, func() (string, error) { return clone(k, kind, params) })
+	if err != nil {
+		return "", err
 	}
-	return dev, nil
+	return dev, k.renameClone(dev, scratch)
+}
+
+func (k *freebsd) renameClone(dev, scratch string) error {
+	if err := k.rename(dev, scratch); err != nil {
+		return errors.Join(fmt.Errorf("rename %s: %w", dev, err), k.destroy(dev))
+	}
+	return nil
 }
 
 func (k *freebsd) createBridge(scratch string, _ *BridgeSpec) (made, error) {
-	_, err := cloneAs[byte](k, "bridge", nil, scratch)
+	_, err := cloneNamed(k, "bridge", scratch)
 	return made{}, err
 }
 
 func (k *freebsd) createPair(scratch, peerScratch string, _ *PairSpec) (made, error) {
-	dev, err := cloneAs[byte](k, "epair", nil, scratch)
+	dev, err := cloneNamed(k, "epair", scratch)
 	if err != nil {
 		return made{}, err
 	}

@@ -21,7 +21,7 @@ func (k *freebsd) createTap(scratch string, s *TapSpec) (made, error) {
 	if s.Queues > 1 {
 		return made{}, fmt.Errorf("%w: a tap of FreeBSD's has one queue", errors.ErrUnsupported)
 	}
-	dev, err := cloneAs[byte](k, "tap", nil, scratch)
+	dev, err := cloneNamed(k, "tap", scratch)
 	if err != nil {
 		return made{}, err
 	}

@@ -69,11 +69,13 @@ func (h *Host) Bind(pid int, b Bounds) error {
 	return errors.Join(errs...)
 }
 
-// rules are a process's, as rctl(8) writes them. One that has as much in memory as
-// memoryuse says loses pages to swap; threads and files it gets no more of. One that
-// used more of the processors in the last second than pcpu says, or nearly as much,
-// is stopped for the next: there is room for all vCPUs at work and as much as two more
-// for their devices, so that this is no guest's everyday.
+// rules are a process's, as rctl(8) writes them. Of what one has in memory beyond
+// memoryuse the kernel takes, once a second, the pages that it did not touch since the
+// pager last came by: within ten minutes (vm.pageout_update_period), sooner where the
+// host is short of memory, which is when they go to swap. Threads and files it gets no
+// more of. One that used more of the processors in the last second than pcpu says, or
+// nearly as much, is stopped for the next: there is room for all vCPUs at work and as
+// much as two more for their devices, so that this is no guest's everyday.
 func (b Bounds) rules(pid int) []string {
 	return []string{
 		fmt.Sprintf("process:%d:memoryuse:deny=%d", pid, b.memory()),

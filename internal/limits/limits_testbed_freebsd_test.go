@@ -5,12 +5,14 @@
 package limits
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +40,8 @@ func child() int {
 		return threads()
 	case "spin":
 		return spin()
+	case "hold":
+		return hold()
 	}
 	for n := 0; ; n++ {
 		if _, err := unix.Dup(1); err != nil {
@@ -88,6 +92,117 @@ func spin() int {
 }
 
 const spinTime = 20 * time.Second
+
+// hold has held bytes, which it has written once, and rests.
+func hold() int {
+	b, err := unix.Mmap(-1, 0, held, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for i := 0; i < len(b); i += os.Getpagesize() {
+		b[i] = 1
+	}
+	fmt.Println("holds")
+	time.Sleep(time.Hour)
+	return int(b[0])
+}
+
+const held = 192 << 20
+
+// TestMemoryIsTaken: what a process has in memory beyond its rule is taken from it, with
+// or without swap to put it to, once the pager has seen that it rests: it looks every
+// ten minutes by default. What a worker's rule allows it keeps.
+func TestMemoryIsTaken(t *testing.T) {
+	h, err := Open()
+	if err != nil {
+		t.Skipf("NOT RUN, for this host keeps no rules: %v", err)
+	}
+	const period = "vm.pageout_update_period"
+	before, err := unix.SysctlUint32(period)
+	if err == nil {
+		err = setSysctl(period, 1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := setSysctl(period, before); err != nil {
+			t.Error(err)
+		}
+	}()
+	const bound = held / 3
+	start := time.Now()
+	bounded := holding(t, func(pid int) error {
+		_, err := rctl(unix.SYS_RCTL_ADD_RULE, fmt.Sprintf("process:%d:memoryuse:deny=%d", pid, bound))
+		return err
+	})
+	worker := holding(t, func(pid int) error {
+		return h.Bind(pid, Bounds{CPUs: 1, Memory: held})
+	})
+	time.Sleep(5 * time.Second) // five times as often as the kernel looks
+	if n := worker(); n < held {
+		t.Errorf("%d MiB of %d, which a worker's rule allows", n>>20, held>>20)
+	}
+	for bounded() > bound {
+		if time.Since(start) > 2*time.Minute {
+			t.Fatalf("it has %d MiB, by its rule %d", bounded()>>20, bound>>20)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Logf("after %v %d MiB of %d, by its rule %d", time.Since(start).Round(time.Millisecond), bounded()>>20, held>>20, bound>>20)
+	if n := worker(); n < held {
+		t.Errorf("%d MiB of %d, which a worker's rule allows", n>>20, held>>20)
+	}
+}
+
+// holding starts hold, and gives what it has in memory.
+func holding(t *testing.T, bind func(pid int) error) func() int64 {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childOf+"=hold")
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if err := bind(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "holds\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return func() int64 {
+		t.Helper()
+		used, err := rctl(unix.SYS_RCTL_GET_RACCT, fmt.Sprintf("process:%d", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range strings.Split(used, ",") {
+			if n, ok := strings.CutPrefix(word, "memoryuse="); ok {
+				v, err := strconv.ParseInt(n, 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+		}
+		t.Fatalf("no memoryuse in %q", used)
+		return 0
+	}
+}
 
 // TestProcessorTime: threads that never rest are held to what a rule says, and get
 // what they would get anyway where it says more. A testbed may have one processor,

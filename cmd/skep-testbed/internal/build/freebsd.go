@@ -26,10 +26,11 @@ type FreeBSD struct {
 }
 
 // freebsdModules are loaded by the loader if the /boot directory has them: a
-// small kernel needs the first few to see its disk.
+// small kernel needs the first few to see its disk. Not so vmm, which the agent
+// loads: what the loader has loaded the kernel never unloads, and tests do that.
 var freebsdModules = []string{
 	"virtio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_random", "virtio_balloon",
-	"tmpfs", "fdescfs", "nullfs", "opensolaris", "zfs", "vmm", "nmdm",
+	"tmpfs", "fdescfs", "nullfs", "opensolaris", "zfs", "nmdm",
 	"if_bridge", "if_epair", "if_tuntap", "if_vxlan", "if_vlan", "pf",
 }
 
@@ -45,6 +46,7 @@ vfs.root.mountfrom="ufs:/dev/vtbd0p2"
 vfs.root.mountfrom.options="ro"
 kern.racct.enable="1"
 hw.vmm.maxcpu="16"
+vfs.zfs.bclone_enabled="1"
 hw.memtest.tests="0"
 kern.timecounter.smp_tsc="1"
 `

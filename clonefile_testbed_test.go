@@ -17,7 +17,8 @@ import (
 
 // TestDirStoreOnZFS: a directory store on a ZFS file system that clones blocks
 // has disks, snapshots and rollbacks share theirs, also those that were written
-// a moment ago and are not on disk yet.
+// a moment ago and are not on disk yet. FreeBSD 14 must be told to clone by
+// vfs.zfs.bclone_enabled, as a testbed's loader.conf does.
 func TestDirStoreOnZFS(t *testing.T) {
 	const size = 16 * MiB
 	ctx := t.Context()
