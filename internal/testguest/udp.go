@@ -16,6 +16,11 @@ import (
 // EchoUDP sends every datagram back to where it came from, until the socket is
 // closed.
 func EchoUDP(c net.PacketConn) error {
+	if u, ok := c.(*net.UDPConn); ok {
+		if err := u.SetReadBuffer(udpBuffer); err != nil {
+			return err
+		}
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, from, err := c.ReadFrom(buf)
@@ -29,7 +34,8 @@ func EchoUDP(c net.PacketConn) error {
 
 const (
 	udpHeader = 8               // the number, and with it the content, of a datagram
-	udpWindow = 8               // under way at once: a socket's buffer counts whole pages
+	udpWindow = 24              // under way at once: a socket's buffer counts whole pages
+	udpBuffer = 1 << 20         // of a socket, or as much as the kernel gives
 	udpLost   = 5 * time.Second // an emulated guest is slow
 	// maxUDP is above what one frame carries, so that some are fragmented.
 	maxUDP = 6 << 10
@@ -70,6 +76,9 @@ func playUDP(address string, count, seed uint64, patience time.Duration) (lost u
 		return 0, err
 	}
 	defer c.Close()
+	if err := c.(*net.UDPConn).SetReadBuffer(udpBuffer); err != nil {
+		return 0, err
+	}
 	var out, want, in [64 << 10]byte
 	sent := map[uint64]time.Time{} // under way
 	send := func(n uint64) error {
