@@ -24,8 +24,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) >= 3 && os.Args[1] == "fake" && os.Args[2] == worker.Arg {
-		os.Exit(worker.Main(buildFake, slog.New(slog.NewTextHandler(os.Stderr, nil))))
+	builds := map[string]worker.Build{"fake": buildFake, "probing": buildProbing}
+	if len(os.Args) >= 3 && builds[os.Args[1]] != nil && os.Args[2] == worker.Arg {
+		os.Exit(worker.Main(builds[os.Args[1]], slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	}
 	MaybeWorker()
 	if dir := os.Getenv("SKEP_TEST_CRASH_DIR"); dir != "" {
@@ -117,7 +118,7 @@ func (g *fakeGuest) Run(ctx context.Context) ctl.Exit {
 			case "resume":
 				g.env.Changed(ctl.Running, resets)
 			case "probe":
-				probe(g.disk, func(s string) { fmt.Fprintln(g.env.Console, s) })
+				probe(g.env.Console, int(g.disk.Fd()), nil)
 			case "gorge":
 				b := make([]byte, 256*MiB)
 				for i := 0; i < len(b); i += 4096 {

@@ -23,9 +23,13 @@ import (
 )
 
 // realHost is a Host on the testbed's own hypervisor and network.
-func realHost(t testing.TB, p place) *Host {
+func realHost(t testing.TB, p place, change ...func(*Config)) *Host {
 	t.Helper()
-	h, err := Open(t.Context(), realConfig(t, p))
+	cfg := realConfig(t, p)
+	for _, c := range change {
+		c(&cfg)
+	}
+	h, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,25 +3,21 @@
 package skep
 
 import (
-	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skepvm/skep/internal/worker"
 )
 
-// probes are what a guest that has broken out of its VMM would try next, with how
-// the kernel refuses.
-var probes = []struct {
-	name string
-	try  func(disk int) error
-	want syscall.Errno
-}{
+// anyAttempts are those of any worker.
+var anyAttempts = []attempt{
 	{"open a file", func(int) error { _, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0); return err }, unix.ECAPMODE},
 	{"make a file", func(int) error { _, err := unix.Open("/x", unix.O_CREAT|unix.O_WRONLY, 0o600); return err }, unix.ECAPMODE},
 	{"open the hypervisor", func(int) error { _, err := unix.Open("/dev/vmmctl", unix.O_RDWR, 0); return err }, unix.ECAPMODE},
@@ -104,47 +100,66 @@ func child(pid, _ uintptr, e syscall.Errno) error {
 	return nil
 }
 
-// probe tries everything, and says of each how it was refused.
-func probe(disk *os.File, say func(string)) {
-	fd := int(disk.Fd())
-	for _, p := range probes {
-		err := p.try(fd)
-		how := "refused"
-		if !errors.Is(err, p.want) {
-			how = fmt.Sprintf("%v, want %v", err, p.want)
-		}
-		say(fmt.Sprintf("probe %s: %s", p.name, how))
-	}
-	say("probed")
+// vmFiles are the descriptors that a worker has of its machine.
+type vmFiles struct {
+	vm, tap int
+	ctl     int // -1 before FreeBSD 15, which has no /dev/vmmctl
 }
 
-func TestSandbox(t *testing.T) {
-	p := newPlace(t)
-	h := p.open(t)
-	m := create(t, h, spec("vm1"))
-	c, err := m.Console(t.Context())
+// openVM finds them in this process, which has built its guest.
+func openVM(cfg worker.Config) (*vmFiles, error) {
+	all, err := descriptorsOf(os.Getpid())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	defer c.Close()
-	fmt.Fprintln(c, "probe")
-	refused := 0
-	for sc := bufio.NewScanner(c); sc.Scan() && sc.Text() != "probed"; {
-		what, how, ok := strings.Cut(strings.TrimPrefix(sc.Text(), "probe "), ": ")
-		if !ok {
-			continue
+	f := &vmFiles{vm: -1, ctl: -1, tap: cfg.Files[worker.FileTap]}
+	for _, d := range all {
+		switch {
+		case d.machine():
+			f.vm = d.fd
+		case d.control():
+			f.ctl = d.fd
 		}
-		if how != "refused" {
-			t.Errorf("%s: %s", what, how)
-		}
-		refused++
 	}
-	if refused != len(probes) {
-		t.Errorf("%d of %d probes were answered", refused, len(probes))
+	if f.vm < 0 || f.tap <= 0 {
+		return nil, fmt.Errorf("no machine is among %v", all)
 	}
-	typeLine(t, m, "hello") // the guest runs on
-	checkConfined(t, m.Status().WorkerPID)
-	p.destroyAll(t, h)
+	return f, nil
+}
+
+// vmAttempts are those that only a worker with a real machine can make, by the
+// descriptors that it has of it.
+func vmAttempts(f *vmFiles) []attempt {
+	request := func(fd int, nr uintptr) func(int) error { return func(int) error { return ioctl(fd, nr) } }
+	ctl := unix.ENOTCAPABLE
+	if f.ctl < 0 {
+		ctl = unix.EBADF
+	}
+	var b [8]byte
+	return []attempt{
+		// By the numbers of machine/vmm_dev.h and net/if_tap.h.
+		{"make a machine", request(f.ctl, 0xc1285600), ctl},
+		{"destroy a machine", request(f.ctl, 0xc1285601), ctl},
+		{"give the machine more memory", request(f.vm, 0x8038760e), unix.ENOTCAPABLE},
+		{"give the machine other processors", request(f.vm, 0x8008763f), unix.ENOTCAPABLE},
+		{"give the machine a device of the host's", request(f.vm, 0x800c7628), unix.ENOTCAPABLE},
+		{"read the guest's memory by the machine", func(int) error { _, err := unix.Pread(f.vm, b[:], 0); return err }, unix.ENOTCAPABLE},
+		{"write the guest's memory by the machine", func(int) error { _, err := unix.Pwrite(f.vm, b[:], 0); return err }, unix.ENOTCAPABLE},
+		{"map the machine", func(int) error {
+			_, err := unix.Mmap(f.vm, 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+			return err
+		}, unix.ENOTCAPABLE},
+		{"ask for the tap's name", request(f.tap, 0x4020745d), unix.ENOTCAPABLE},
+		{"change the tap's address", request(f.tap, 0x8020693c), unix.ENOTCAPABLE},
+	}
+}
+
+// attempts are all of them.
+func attempts(f *vmFiles) []attempt {
+	if f == nil {
+		return anyAttempts
+	}
+	return slices.Concat(anyAttempts, vmAttempts(f))
 }
 
 // checkConfined looks at a worker from outside: ki_cr_flags of kinfo_proc says
@@ -184,16 +199,24 @@ const (
 	capIoctl  = 0x80      // of the second
 )
 
-// checkDescriptors looks at the rights that a worker has to what it has open: to
-// nothing all, to its machine no more than ioctl(2), and none to /dev/vmmctl, by
-// which every machine of the host can be destroyed.
-func checkDescriptors(t *testing.T, pid int) {
-	t.Helper()
+// descriptor is one of a process's, as the kernel tells of it.
+type descriptor struct {
+	fd     int
+	path   string
+	rights [2]uint64
+}
+
+func (d descriptor) machine() bool { return strings.Contains(d.path, "/vmm/") }
+func (d descriptor) control() bool { return strings.HasSuffix(d.path, "/vmmctl") }
+
+// descriptorsOf are a process's that are files or sockets: not its directories and
+// program, nor the runtime's kqueue.
+func descriptorsOf(pid int) ([]descriptor, error) {
 	b, err := unix.SysctlRaw("kern.proc.filedesc", pid)
 	if err != nil {
-		t.Fatalf("descriptors of %d: %v", pid, err)
+		return nil, fmt.Errorf("descriptors of %d: %w", pid, err)
 	}
-	n := 0
+	var all []descriptor
 	for len(b) >= kfPath {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < kfPath || size > len(b) {
@@ -203,22 +226,36 @@ func checkDescriptors(t *testing.T, pid int) {
 		b = b[size:]
 		fd, typ := int32(binary.NativeEndian.Uint32(e[kfFD:])), binary.NativeEndian.Uint32(e[kfType:])
 		if fd < 0 || typ != kfTypeVnode && typ != kfTypeSocket {
-			continue // its directories and program; the runtime's kqueue
+			continue
 		}
-		n++
-		rights := [2]uint64{binary.NativeEndian.Uint64(e[kfRights:]) & capBits, binary.NativeEndian.Uint64(e[kfRights+8:]) & capBits}
 		path, _, _ := strings.Cut(string(e[kfPath:]), "\x00")
-		t.Logf("descriptor %d %s: rights %#x", fd, path, rights)
+		all = append(all, descriptor{int(fd), path, [2]uint64{
+			binary.NativeEndian.Uint64(e[kfRights:]) & capBits, binary.NativeEndian.Uint64(e[kfRights+8:]) & capBits}})
+	}
+	return all, nil
+}
+
+// checkDescriptors looks at the rights that a worker has to what it has open: to
+// nothing all, to its machine no more than ioctl(2), and none to /dev/vmmctl, by
+// which every machine of the host can be destroyed.
+func checkDescriptors(t *testing.T, pid int) {
+	t.Helper()
+	all, err := descriptorsOf(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range all {
+		t.Logf("descriptor %d %s: rights %#x", d.fd, d.path, d.rights)
 		switch {
-		case rights[0]&capFchmod != 0:
-			t.Errorf("descriptor %d (%s) is not limited: %#x", fd, path, rights)
-		case strings.HasSuffix(path, "/vmmctl") && rights != [2]uint64{}:
-			t.Errorf("descriptor %d, %s, has rights %#x", fd, path, rights)
-		case strings.Contains(path, "/vmm/") && rights != [2]uint64{0, capIoctl}:
-			t.Errorf("descriptor %d, %s, has rights %#x", fd, path, rights)
+		case d.rights[0]&capFchmod != 0:
+			t.Errorf("descriptor %d (%s) is not limited: %#x", d.fd, d.path, d.rights)
+		case d.control() && d.rights != [2]uint64{}:
+			t.Errorf("descriptor %d, %s, has rights %#x", d.fd, d.path, d.rights)
+		case d.machine() && d.rights != [2]uint64{0, capIoctl}:
+			t.Errorf("descriptor %d, %s, has rights %#x", d.fd, d.path, d.rights)
 		}
 	}
-	if n < 5 {
-		t.Errorf("only %d descriptors were seen", n)
+	if len(all) < 5 {
+		t.Errorf("only %d descriptors were seen", len(all))
 	}
 }

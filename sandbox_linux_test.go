@@ -3,7 +3,7 @@
 package skep
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,14 +12,17 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skepvm/skep/internal/worker"
 )
 
-// probes are what a guest that has broken out of its VMM would try next. Each
-// answers how the kernel refused.
-var probes = []struct {
+// A refusal is of what a guest that has broken out of its VMM would try next.
+type refusal struct {
 	name string
 	try  func() error
-}{
+}
+
+var refusals = []refusal{
 	{"open a file", func() error { _, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0); return err }},
 	{"make a file", func() error { _, err := unix.Open("/x", unix.O_CREAT|unix.O_WRONLY, 0o600); return err }},
 	{"make a directory", func() error { return unix.Mkdir("/x", 0o700) }},
@@ -64,13 +67,90 @@ var probes = []struct {
 	{"use a call of 32 bits' numbering", func() error { return errnoOf2(0x40000000|unix.SYS_READ, 0) }},
 }
 
-// diskProbes would fill the file system that the disk's file is on. That file has 8
+// vmRefusals are those that only a worker with a real machine can try, by the
+// descriptors that it has of it.
+func vmRefusals(f *vmFiles) []refusal {
+	ioctl := func(fd int, request uint) func() error {
+		return func() error { return unix.IoctlSetInt(fd, request, 0) }
+	}
+	return []refusal{
+		// By the numbers of linux/kvm.h and linux/if_tun.h.
+		{"make a virtual machine by its own", ioctl(f.vm, 0xae01)},
+		{"make it another vCPU", ioctl(f.vm, 0xae41)},
+		{"make it a device", ioctl(f.vm, 0xc00caee0)},
+		{"make it a file of memory", ioctl(f.vm, 0xc040aed4)},
+		{"give it other memory", ioctl(f.vm, 0x4020ae46)},
+		{"give it other memory by the newer request", ioctl(f.vm, 0x40a0ae49)},
+		{"give it a capability", ioctl(f.vm, 0x4068aea3)},
+		{"open its statistics", ioctl(f.vm, 0xaece)},
+		{"move its task segment", ioctl(f.vm, 0xae47)},
+		{"give a vCPU a capability", ioctl(f.vcpu, 0x4068aea3)},
+		{"give a vCPU another processor", ioctl(f.vcpu, 0x4008ae90)},
+		{"debug a vCPU", ioctl(f.vcpu, 0x4048ae9b)},
+		{"give a vCPU another mask of signals", ioctl(f.vcpu, 0x4004ae8b)},
+		{"map a vCPU to run it", func() error {
+			_, err := unix.Mmap(f.vcpu, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_SHARED)
+			return err
+		}},
+		{"make the tap another interface", ioctl(f.tap, unix.TUNSETIFF)},
+		{"make the tap stay", ioctl(f.tap, unix.TUNSETPERSIST)},
+		{"give the tap away", ioctl(f.tap, unix.TUNSETOWNER)},
+		{"filter the tap", ioctl(f.tap, unix.TUNATTACHFILTER)},
+	}
+}
+
+// vmFiles are the descriptors that a worker has of its machine.
+type vmFiles struct{ vm, vcpu, tap int }
+
+// openVM finds them in this process, which has built its guest.
+func openVM(cfg worker.Config) (*vmFiles, error) {
+	f := &vmFiles{vm: -1, vcpu: -1, tap: cfg.Files[worker.FileTap]}
+	links, err := filesOf("self")
+	if err != nil {
+		return nil, err
+	}
+	for fd, link := range links {
+		switch {
+		case link == "anon_inode:kvm-vm":
+			f.vm = fd
+		case strings.HasPrefix(link, "anon_inode:kvm-vcpu"):
+			f.vcpu = fd
+		}
+	}
+	if f.vm < 0 || f.vcpu < 0 || f.tap <= 0 {
+		return nil, fmt.Errorf("no machine is among %v", links)
+	}
+	return f, nil
+}
+
+// filesOf is what a process has open, by /proc.
+func filesOf(pid string) (map[int]string, error) {
+	dir := "/proc/" + pid + "/fd/"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	links := map[int]string{}
+	for _, e := range entries {
+		var fd int
+		if _, err := fmt.Sscan(e.Name(), &fd); err != nil {
+			return nil, err
+		}
+		link, err := os.Readlink(dir + e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		links[fd] = link
+	}
+	return links, nil
+}
+
+// diskAttempts would fill the file system that the disk's file is on. That file has 8
 // MiB, and none may grow to more than 16 (package worker).
-var diskProbes = []struct {
-	name string
-	try  func(disk int) error
-	want syscall.Errno
-}{
+var diskAttempts = []attempt{
 	{"write behind the end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 16*MiB); return err }, unix.EFBIG},
 	{"write far behind the end", func(disk int) error { _, err := unix.Pwrite(disk, []byte("x"), 1<<40); return err }, unix.EFBIG},
 	{"lengthen the disk", func(disk int) error { return unix.Ftruncate(disk, 1<<40) }, unix.EPERM},
@@ -119,66 +199,23 @@ func errnoOf2(nr, a uintptr) error {
 	return errnoOf(e)
 }
 
-// probe tries everything, and says of each how it was refused. There are no rights
-// to a single descriptor.
-func probe(disk *os.File, say func(string)) {
-	fd := int(disk.Fd())
-	for _, p := range diskProbes {
-		how := "as it should be"
-		if err := p.try(fd); p.want == 0 && err != nil || p.want != 0 && err != p.want {
-			how = fmt.Sprintf("%v, want %v", err, p.want)
+// attempts are all of them. There are no rights to a single descriptor.
+func attempts(f *vmFiles) []attempt {
+	all, refused := slices.Clone(diskAttempts), slices.Clone(refusals)
+	if f != nil {
+		refused = append(refused, vmRefusals(f)...)
+	}
+	for _, r := range refused {
+		want := unix.EPERM
+		switch r.name {
+		case "start a process by clone3":
+			want = unix.ENOSYS
+		case "take a gibibyte":
+			want = unix.ENOMEM
 		}
-		say(fmt.Sprintf("disk %s: %s", p.name, how))
+		all = append(all, attempt{r.name, func(int) error { return r.try() }, want})
 	}
-	for _, p := range probes {
-		say(fmt.Sprintf("probe %s: %v", p.name, p.try()))
-	}
-	say("probed")
-}
-
-func TestSandbox(t *testing.T) {
-	p := newPlace(t)
-	h := p.open(t)
-	m := create(t, h, spec("vm1"))
-	c, err := m.Console(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Fprintln(c, "probe")
-	refused, disk := 0, 0
-	for sc := bufio.NewScanner(c); sc.Scan() && sc.Text() != "probed"; {
-		if what, how, ok := strings.Cut(sc.Text(), ": "); ok && strings.HasPrefix(what, "disk ") {
-			if how != "as it should be" {
-				t.Errorf("%s: %s", what, how)
-			}
-			disk++
-			continue
-		}
-		what, how, ok := strings.Cut(strings.TrimPrefix(sc.Text(), "probe "), ": ")
-		if !ok {
-			continue
-		}
-		want := []string{unix.EPERM.Error(), unix.ENOSYS.Error()}
-		if what == "take a gibibyte" {
-			want = []string{unix.ENOMEM.Error()}
-		}
-		if !slices.Contains(want, how) {
-			t.Errorf("%s: %s", what, how)
-		}
-		refused++
-	}
-	if refused != len(probes) || disk != len(diskProbes) {
-		t.Errorf("%d of %d probes were answered, %d of %d of the disk", refused, len(probes), disk, len(diskProbes))
-	}
-	// The guest runs on.
-	typeLine(t, m, "hello")
-	pid := m.Status().WorkerPID
-	checkConfined(t, pid)
-	if err := m.Stop(t.Context(), StopOptions{}); err != nil {
-		t.Error(err)
-	}
-	p.destroyAll(t, h)
+	return all
 }
 
 // checkConfined looks at a worker from outside.
@@ -200,6 +237,15 @@ func checkConfined(t *testing.T, pid int) {
 	for k, v := range want {
 		if got[k] != v {
 			t.Errorf("%s of the worker is %q, want %q", k, got[k], v)
+		}
+	}
+	files, err := filesOf(fmt.Sprint(pid))
+	if err != nil {
+		t.Error(err)
+	}
+	for fd, link := range files {
+		if link == "/dev/kvm" {
+			t.Errorf("descriptor %d of the worker makes virtual machines", fd)
 		}
 	}
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))

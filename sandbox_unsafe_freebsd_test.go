@@ -27,3 +27,13 @@ func rulesOf(pid int) (string, error) {
 	s, _, _ := bytes.Cut(out, []byte{0})
 	return string(s), nil
 }
+
+// ioctl makes a request with room for the largest argument there is.
+func ioctl(fd int, request uintptr) error {
+	var arg [8192]byte
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&arg)))
+	if e != 0 {
+		return e
+	}
+	return nil
+}

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skepvm/skep/internal/testguest"
+	"github.com/skepvm/skep/internal/testnet"
 	"github.com/skepvm/skep/vmm"
 	"github.com/skepvm/skep/vmm/boot"
 )
@@ -122,7 +123,7 @@ func TestDevicesLinux(t *testing.T) {
 		CPUs:    2,
 		Console: &console,
 		Disks:   []vmm.Disk{{File: disk, Serial: "first-disk"}, {File: second, NoDiscard: true, Queues: 1}},
-		NICs:    []vmm.NIC{{Tap: tap(t, "dv0", "10.76.0.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}},
+		NICs:    []vmm.NIC{{Tap: testnet.Tap(t, "dv0", "10.76.0.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}},
 	})
 	if got, want := g.do("disks"), fmt.Sprintf("vda:%d vdb:%d", 256<<20, 64<<20); got != want {
 		t.Errorf("disks %q, want %q", got, want)
@@ -198,10 +199,10 @@ func TestDevicesLinux(t *testing.T) {
 	if runtime.GOOS == "freebsd" {
 		much = 4 << 20 // a frame at a time: its taps offload no segmentation
 	}
-	if got, want := sendTo(t, "10.76.0.2:5001", much, 5), testguest.PatternSum(5, 0, much).String(); got != want {
+	if got, want := testnet.Send(t, "10.76.0.2:5001", much, 5), testguest.PatternSum(5, 0, much).String(); got != want {
 		t.Errorf("the guest received %s, want %s", got, want)
 	}
-	sums := strings.Fields(g.do("tcp-send", peer(t, "10.76.0.1:0"), fmt.Sprint(much), "6"))
+	sums := strings.Fields(g.do("tcp-send", testnet.Serve(t, "10.76.0.1:0"), fmt.Sprint(much), "6"))
 	if want := testguest.PatternSum(6, 0, much).String(); len(sums) != 3 || sums[0] != want || sums[1] != want {
 		t.Errorf("sums %v, want %s", sums, want)
 	}
@@ -232,7 +233,7 @@ func TestDevicesLinux(t *testing.T) {
 	}
 	g.do("net-up", nic, "10.76.0.2/24")
 	g.do("tcp-serve", "5001")
-	if got, want := sendTo(t, "10.76.0.2:5001", 1<<20, 5), testguest.PatternSum(5, 0, 1<<20).String(); got != want {
+	if got, want := testnet.Send(t, "10.76.0.2:5001", 1<<20, 5), testguest.PatternSum(5, 0, 1<<20).String(); got != want {
 		t.Errorf("after reboot the guest received %s, want %s", got, want)
 	}
 }

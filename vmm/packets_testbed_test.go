@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/skepvm/skep/internal/testguest"
+	"github.com/skepvm/skep/internal/testnet"
 	"github.com/skepvm/skep/vmm"
 )
 
@@ -26,7 +27,7 @@ func TestPackets(t *testing.T) {
 	if os.Getenv("SKEP_SOAK") != "" {
 		frames, limit = 1_000_000, 6*time.Hour
 	}
-	g := start(t, vmm.Config{CPUs: 2, NICs: []vmm.NIC{{Tap: tap(t, "pk0", "10.76.1.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}}})
+	g := start(t, vmm.Config{CPUs: 2, NICs: []vmm.NIC{{Tap: testnet.Tap(t, "pk0", "10.76.1.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}}})
 	nic, _, _ := strings.Cut(g.do("nets"), ":")
 	// The guest's own queue must lose nothing: fq_codel takes a slow guest's for too long.
 	g.do("write", "/proc/sys/net/core/default_qdisc", "pfifo_fast")

@@ -18,7 +18,9 @@ import (
 
 var diskCommands = map[string]handler{
 	"disks":        {0, disks},
-	"disk-fill":    {4, diskFill},
+	"disk-fill":    {4, diskWrite((*os.File).Sync)},
+	"disk-write":   {4, diskWrite(nil)},
+	"disk-flush":   {1, diskFlush},
 	"disk-sum":     {3, diskSum},
 	"disk-high":    {4, diskHigh},
 	"disk-bench":   {5, diskBench},
@@ -60,26 +62,41 @@ func aligned(n int) ([]byte, error) {
 	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 }
 
-func diskFill(_ context.Context, _ *guest, a []string) (string, error) {
-	n, err := testguest.Numbers(a[1:4])
-	if err != nil {
-		return "", err
+// diskWrite writes the Pattern; then, if not nil, what makes it last is done.
+func diskWrite(last func(*os.File) error) func(context.Context, *guest, []string) (string, error) {
+	return func(_ context.Context, _ *guest, a []string) (string, error) {
+		n, err := testguest.Numbers(a[1:4])
+		if err != nil {
+			return "", err
+		}
+		f, err := direct(a[0], os.O_WRONLY)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		buf, err := aligned(chunk)
+		if err != nil {
+			return "", err
+		}
+		defer unix.Munmap(buf)
+		sum, err := writePattern(f, buf, n[0], n[1], n[2])
+		if err == nil && last != nil {
+			err = last(f)
+		}
+		return sum.String(), err
 	}
+}
+
+func diskFlush(_ context.Context, _ *guest, a []string) (string, error) {
 	f, err := direct(a[0], os.O_WRONLY)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	buf, err := aligned(chunk)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Munmap(buf)
-	sum, err := writePattern(f, buf, n[0], n[1], n[2])
-	return sum.String(), err
+	return "", f.Sync()
 }
 
-// writePattern writes the Pattern in pieces of buf, and flushes it.
+// writePattern writes the Pattern in pieces of buf.
 func writePattern(f *os.File, buf []byte, offset, length, seed uint64) (sum testguest.Sum, err error) {
 	for end := offset + length; offset < end; offset += uint64(len(buf)) {
 		p := buf[:min(end-offset, uint64(len(buf)))]
@@ -89,7 +106,7 @@ func writePattern(f *os.File, buf []byte, offset, length, seed uint64) (sum test
 			return sum, err
 		}
 	}
-	return sum, f.Sync()
+	return sum, nil
 }
 
 // readSum sums what is read in pieces into buf.

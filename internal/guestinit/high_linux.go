@@ -95,6 +95,9 @@ func diskHigh(_ context.Context, _ *guest, a []string) (string, error) {
 	}
 	defer free()
 	wrote, err := writePattern(f, buf, n[0], n[1], n[2])
+	if err == nil {
+		err = f.Sync()
+	}
 	if err != nil {
 		return "", err
 	}

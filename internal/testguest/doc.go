@@ -29,7 +29,9 @@
 //	cat PATH | write PATH TEXT...             a file, line breaks as \n; for /proc and /sys
 //	load SECONDS N                            burn N processors; loops done
 //	disks                                     name:bytes ...
-//	disk-fill DEV OFFSET LENGTH SEED          write and sync the Pattern; its Sum
+//	disk-fill DEV OFFSET LENGTH SEED          write and flush the Pattern; its Sum
+//	disk-write DEV OFFSET LENGTH SEED         write the Pattern; its Sum
+//	disk-flush DEV
 //	disk-sum DEV OFFSET LENGTH                read past the cache; Sum
 //	disk-high DEV OFFSET LENGTH SEED          fill and sum by a buffer above 4 GiB; both Sums, its lowest physical address
 //	disk-bench DEV MODE BLOCK DEPTH SECONDS   MODE read, write, randread, randwrite; operations and nanoseconds

@@ -10,6 +10,7 @@ package boot_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skepvm/skep/internal/testguest"
+	"github.com/skepvm/skep/internal/testnet"
 	"github.com/skepvm/skep/vmm"
 	"github.com/skepvm/skep/vmm/boot"
 )
@@ -92,8 +95,14 @@ type ended struct {
 	err error
 }
 
-// startGuest boots FreeBSD on a memory disk, with modules and an empty disk of
-// 64 MiB.
+// The guest's network, and the host's end of it.
+const (
+	hostAddr, guestAddr = "10.76.2.1", "10.76.2.2"
+	netBits             = "/24"
+)
+
+// startGuest boots FreeBSD on a memory disk, with modules, an empty disk of 64 MiB
+// and a network card.
 func startGuest(t *testing.T, cpus int, memory uint64, modules ...string) *guest {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -117,7 +126,8 @@ func startGuest(t *testing.T, cpus int, memory uint64, modules ...string) *guest
 		src.Modules = append(src.Modules, boot.FreeBSDModule{Name: "/boot/kernel/" + name, File: guestFile(t, name)})
 	}
 	g := &guest{t: t, ctx: ctx, out: newScreen(), done: make(chan ended, 1)}
-	g.m, err = vmm.New(vmm.Config{CPUs: cpus, Memory: memory, Serial: g.out, Boot: src, Disks: []vmm.Disk{{File: disk}}})
+	g.m, err = vmm.New(vmm.Config{CPUs: cpus, Memory: memory, Serial: g.out, Boot: src, Disks: []vmm.Disk{{File: disk}},
+		NICs: []vmm.NIC{{Tap: testnet.Tap(t, "bt0", hostAddr+netBits), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 11}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +157,18 @@ func (g *guest) say(order string) {
 	}
 }
 
+// ask runs a command of package testguest.
+func (g *guest) ask(command ...string) string {
+	g.t.Helper()
+	g.say("1 " + strings.Join(command, " "))
+	answer := g.wait("@@ ")
+	result, ok := strings.CutPrefix(answer, "OK 1")
+	if !ok {
+		g.t.Fatalf("%v: %s", command, answer)
+	}
+	return strings.TrimSpace(result)
+}
+
 // end waits until the machine has ended.
 func (g *guest) end() ended {
 	g.t.Helper()
@@ -159,8 +181,24 @@ func (g *guest) end() ended {
 	return ended{}
 }
 
-// TestFreeBSDGuest boots FreeBSD, has it use every processor, the disk, the
-// modules and the clock, reboots it in place and lets it power off.
+// network has guest and host send each other something.
+func (g *guest) network(seed uint64) {
+	g.t.Helper()
+	const size = 1 << 20
+	want := testguest.PatternSum(seed, 0, size).String()
+	g.ask("net-up", "vtnet0", guestAddr+netBits)
+	g.ask("tcp-serve", "5001")
+	if got := testnet.Send(g.t, guestAddr+":5001", size, seed); got != want {
+		g.t.Errorf("the guest received what sums to %s, want %s", got, want)
+	}
+	got := g.ask("tcp-send", testnet.Serve(g.t, hostAddr+":0"), fmt.Sprint(size), fmt.Sprint(seed))
+	if sums := strings.Fields(got); len(sums) != 3 || sums[0] != want || sums[1] != want {
+		g.t.Errorf("the host received what sums to %q, want %s", got, want)
+	}
+}
+
+// TestFreeBSDGuest boots FreeBSD, has it use every processor, the disk, the network,
+// the modules and the clock, reboots it in place and lets it power off.
 func TestFreeBSDGuest(t *testing.T) {
 	for _, cpus := range []int{1, 2, 4} {
 		t.Run(fmt.Sprintf("%d CPUs", cpus), func(t *testing.T) {
@@ -173,6 +211,7 @@ func TestFreeBSDGuest(t *testing.T) {
 				if !strings.Contains(up, fmt.Sprintf("cpus=%d ", cpus)) {
 					t.Errorf("the guest sees %q", up)
 				}
+				g.wait("@@ READY")
 				g.say("work")
 				if got := g.wait("SKEP-INIT worked on"); got != fmt.Sprintf("%d cpus", cpus) {
 					t.Errorf("worked on %s", got)
@@ -181,6 +220,7 @@ func TestFreeBSDGuest(t *testing.T) {
 				if got := g.wait("SKEP-INIT disk"); got != "ok" {
 					t.Errorf("disk: %s", got)
 				}
+				g.network(uint64(boots))
 				for _, m := range []string{"if_bridge", "bridgestp", "zfs"} {
 					g.say("module " + m)
 					if got, want := g.wait("SKEP-INIT module "+m), fmt.Sprint(m != "zfs"); got != want {
