@@ -14,7 +14,7 @@ import (
 var le = binary.LittleEndian
 
 // Queue is one split virtqueue (VIRTIO 1.2, section 2.7) as the device sees it.
-// Pop, Return, Requeue and Wait belong to the goroutine that serves it; Push and
+// Pop, PopRest, Return, Requeue and Wait belong to the goroutine that serves it; Push and
 // Interrupt may be called from several.
 type Queue struct {
 	mem      *guestmem.Memory
@@ -95,8 +95,14 @@ func (q *Queue) More() bool { return !q.stop.Load() && q.waiting() }
 
 // Pop takes the next chain. It answers false when there is none, when Serve
 // must return, or when the driver broke the rules.
-func (q *Queue) Pop(c *Chain) bool {
-	if q.stop.Load() || !q.waiting() {
+func (q *Queue) Pop(c *Chain) bool { return !q.stop.Load() && q.take(c) }
+
+// PopRest is Pop for what is begun and must be finished with further chains: it
+// takes them also when Serve must return.
+func (q *Queue) PopRest(c *Chain) bool { return q.Err() == nil && q.take(c) }
+
+func (q *Queue) take(c *Chain) bool {
+	if !q.waiting() {
 		return false
 	}
 	if len(q.again) > 0 {

@@ -167,8 +167,8 @@ func (r *receiver) deliver(n int) bool {
 func (r *receiver) overflow(p []byte) bool {
 	r.extra = r.extra[:0]
 	for len(p) > 0 {
-		// The queue's size bounds this loop: Pop finds no more than that.
-		if !r.d.merge.Load() || len(r.extra) == r.q.Size() || !r.q.Pop(&r.scrap) {
+		// The queue's size bounds this loop: PopRest finds no more than that.
+		if !r.d.merge.Load() || len(r.extra) == r.q.Size() || !r.q.PopRest(&r.scrap) {
 			r.q.Return(len(r.extra))
 			r.extra = r.extra[:0]
 			return false

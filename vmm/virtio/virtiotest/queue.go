@@ -33,6 +33,7 @@ type VirtQueue struct {
 	IRQ               *Interrupt
 
 	EventIdx bool
+	quiet    bool
 	avail    uint16 // next free entry of the available ring
 	seen     uint16 // used entries taken
 	free     uint16 // next descriptor to use, round and round
@@ -95,8 +96,12 @@ func (q *VirtQueue) Chain(descs ...VirtqDesc) uint16 {
 
 // IndirectChain writes descs into a table of their own.
 func (q *VirtQueue) IndirectChain(descs ...VirtqDesc) uint16 {
-	n := uint64(len(descs))
-	table := q.D.M.Alloc(16*n, 16)
+	return q.IndirectChainAt(q.D.M.Alloc(16*uint64(len(descs)), 16), descs...)
+}
+
+// IndirectChainAt writes descs into the table at table, for one who sends more of
+// them than memory has room for.
+func (q *VirtQueue) IndirectChainAt(table uint64, descs ...VirtqDesc) uint16 {
 	for i, v := range descs {
 		if i < len(descs)-1 {
 			v.Flags |= Next
@@ -104,7 +109,7 @@ func (q *VirtQueue) IndirectChain(descs ...VirtqDesc) uint16 {
 		}
 		q.SetDesc(table, i, v)
 	}
-	return q.Chain(VirtqDesc{Addr: table, Len: uint32(16 * n), Flags: Indirect})
+	return q.Chain(VirtqDesc{Addr: table, Len: uint32(16 * len(descs)), Flags: Indirect})
 }
 
 // Out is a descriptor of fresh memory that holds p, In one of n bytes to fill.
@@ -164,6 +169,22 @@ func (q *VirtQueue) SetUsedEvent(idx uint16) {
 	q.must(q.D.M.Mem.StoreU16(q.Avail+4+2*uint64(q.Size), idx))
 }
 
+// Quiet asks for no interrupts, or for them again; then whoever waits for one must
+// Poll first.
+func (q *VirtQueue) Quiet(on bool) {
+	q.quiet = on
+	switch {
+	case !q.EventIdx && on:
+		q.must(q.D.M.Mem.StoreU16(q.Avail, 1))
+	case !q.EventIdx:
+		q.must(q.D.M.Mem.StoreU16(q.Avail, 0))
+	case on:
+		q.SetUsedEvent(q.seen - 1) // passed long ago
+	default:
+		q.SetUsedEvent(q.seen)
+	}
+}
+
 // UsedIdx is the device's index.
 func (q *VirtQueue) UsedIdx() uint16 {
 	v, err := q.D.M.Mem.LoadU16(q.Used + 2)
@@ -182,7 +203,7 @@ func (q *VirtQueue) Poll() (head uint32, written uint32, ok bool) {
 	written, err = q.D.M.Mem.LoadU32(at + 4)
 	q.must(err)
 	q.seen++
-	if q.EventIdx {
+	if q.EventIdx && !q.quiet {
 		q.SetUsedEvent(q.seen)
 	}
 	return head, written, true
