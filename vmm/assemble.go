@@ -10,6 +10,7 @@ import (
 	"github.com/skepvm/skep/vmm/acpi"
 	"github.com/skepvm/skep/vmm/chipset"
 	"github.com/skepvm/skep/vmm/guestmem"
+	"github.com/skepvm/skep/vmm/hv"
 	"github.com/skepvm/skep/vmm/pci"
 	"github.com/skepvm/skep/vmm/virtio/console"
 )
@@ -115,6 +116,10 @@ func (m *Machine) setIRQ(line int, level bool) {
 }
 
 func (m *Machine) buildTables(l pci.Layout) error {
+	var hpet uint32
+	if h, ok := m.vm.(hv.HPETer); ok {
+		hpet = h.HPET()
+	}
 	t, err := acpi.Build(acpi.Config{
 		CPUs: m.cfg.CPUs,
 		// Keyboard stays false: the controller is there for its reset line, and
@@ -126,6 +131,7 @@ func (m *Machine) buildTables(l pci.Layout) error {
 		ECAM:  l.ECAM,
 		Buses: l.Buses,
 		GSI:   func(slot, pin int) int { return pci.GSI(slot, pin) },
+		HPET:  hpet,
 	})
 	if err != nil {
 		return err

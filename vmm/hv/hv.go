@@ -121,6 +121,12 @@ type VM interface {
 // valid. A VM without it is cleared page by page.
 type MemoryZeroer interface{ ZeroMemory() error }
 
+// HPETer is a VM whose kernel gives the guest a high precision event timer, at
+// 0xfed00000; the low half of its capability register goes into the guest's tables.
+// A guest that does not trust its TSC goes by it: a machine may rest longer than the
+// power management timer can count.
+type HPETer interface{ HPET() (capabilities uint32) }
+
 // Confiner is a VM or a Backend that can bind its process to the machines that it
 // has, for the day that the process is broken into. Memory is mapped. From then on
 // a VM's descriptors do no more than its methods need, its Close may leave it in

@@ -22,7 +22,7 @@ import (
 func TestRuntimeRequests(t *testing.T) {
 	making := []uint32{
 		abi.VM_GET_MEMSEG, abi.VM_GET_MEMSEG_14, abi.VM_ALLOC_MEMSEG, abi.VM_ALLOC_MEMSEG_14,
-		abi.VM_SET_TOPOLOGY, abi.VM_RTC_SETTIME,
+		abi.VM_SET_TOPOLOGY, abi.VM_RTC_SETTIME, abi.VM_GET_HPET_CAPABILITIES,
 	}
 	numbers := requestNumbers(t)
 	used := map[uint32]bool{}

@@ -258,6 +258,8 @@ func (m *fakeMachine) ioctl2(req uint32, arg unsafe.Pointer) error {
 			return nil
 		}
 		g.Gpa = page*pageSize + g.Gla%pageSize
+	case abi.VM_GET_HPET_CAPABILITIES:
+		(*abi.HPETCap)(arg).Capabilities = 0x80860701
 	case abi.VM_STATS:
 		s := (*abi.Stats)(arg)
 		s.NumEntries = 70

@@ -21,7 +21,8 @@ type VM struct {
 	cfg   hv.Config
 	vcpus []*vcpu
 
-	segments14 bool // the kernel has FreeBSD 14's memory segments
+	segments14 bool   // the kernel has FreeBSD 14's memory segments
+	hpet       uint32 // see HPET
 
 	mu     sync.Mutex
 	mem    []mapping // in the order of the regions
@@ -35,7 +36,10 @@ type VM struct {
 	helps sync.WaitGroup // unstick's goroutines
 }
 
-var _ hv.VM = (*VM)(nil)
+var (
+	_ hv.VM     = (*VM)(nil)
+	_ hv.HPETer = (*VM)(nil)
+)
 
 func newVM(h host, dev machine, name string, cfg hv.Config) *VM {
 	vm := &VM{host: h, dev: dev, name: name, cfg: cfg}
@@ -59,6 +63,11 @@ func (vm *VM) setUp() error {
 	if err := vm.powerOn(); err != nil {
 		return err
 	}
+	var hpet abi.HPETCap
+	if err := call(vm.dev, abi.VM_GET_HPET_CAPABILITIES, &hpet); err != nil {
+		return fmt.Errorf("ask for the capabilities of the HPET: %w", err)
+	}
+	vm.hpet = hpet.Capabilities
 	now := abi.RTCTime{Secs: time.Now().Unix()}
 	if err := call(vm.dev, abi.VM_RTC_SETTIME, &now); err != nil {
 		return fmt.Errorf("set the clock: %w", err)
@@ -87,6 +96,9 @@ func (vm *VM) powerOn() error {
 
 // VCPU returns vCPU number id.
 func (vm *VM) VCPU(id int) hv.VCPU { return vm.vcpus[id] }
+
+// HPET returns the low half of the timer's capabilities.
+func (vm *VM) HPET() uint32 { return vm.hpet }
 
 // Pause does nothing: the kernel has no clocks to hold. See the package comment.
 func (vm *VM) Pause() error { return nil }

@@ -49,7 +49,7 @@ func TestStructs(t *testing.T) {
 		"vm_run": Run{}, "vm_capability": Capability{}, "vm_suspend": Suspend{}, "vm_activate_cpu": ActivateCPU{},
 		"vm_cpuset": CPUSet{}, "vm_exception": Exception{}, "vm_lapic_msi": LapicMSI{}, "vm_ioapic_irq": IoapicIRQ{},
 		"vm_isa_irq": IsaIRQ{}, "vm_isa_irq_trigger": IsaTrigger{}, "vm_cpu_topology": Topology{}, "vm_x2apic": X2apic{},
-		"vm_guest_paging": Paging{}, "vm_gla2gpa": Gla2gpa{}, "vm_rtc_data": RTCData{}, "vm_rtc_time": RTCTime{},
+		"vm_guest_paging": Paging{}, "vm_gla2gpa": Gla2gpa{}, "vm_rtc_data": RTCData{}, "vm_rtc_time": RTCTime{}, "vm_hpet_cap": HPETCap{},
 		"vm_stat_desc": StatDesc{}, "vm_exit": Exit{},
 	} {
 		typ := reflect.TypeOf(v)

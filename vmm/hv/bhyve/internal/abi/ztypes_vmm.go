@@ -364,6 +364,9 @@ type RTCData struct {
 	_      [3]byte
 }
 
+// HPETCap is struct vm_hpet_cap.
+type HPETCap struct{ Capabilities uint32 }
+
 // RTCTime is struct vm_rtc_time.
 type RTCTime struct{ Secs int64 }
 
