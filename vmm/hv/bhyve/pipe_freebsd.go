@@ -9,19 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipe is pipe2(2) in blocking mode: os.Pipe's goes through the runtime's poller.
-// Either end has the one right that it is for, as a worker makes them when it is
-// shut in already.
-func pipe() (r, w *os.File, err error) {
-	var fd [2]int
-	if err := unix.Pipe2(fd[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
-	}
-	r, w = os.NewFile(uintptr(fd[0]), "doorbell"), os.NewFile(uintptr(fd[1]), "doorbell")
-	if err := errors.Join(limitRights(r.Fd(), unix.CAP_READ), limitRights(w.Fd(), unix.CAP_WRITE)); err != nil {
-		r.Close()
-		w.Close()
-		return nil, nil, err
-	}
-	return r, w, nil
+// limitPipe leaves either end the one right that it is for, as a worker makes pipes
+// when it is shut in already.
+func limitPipe(r, w *os.File) error {
+	return errors.Join(limitRights(r.Fd(), unix.CAP_READ), limitRights(w.Fd(), unix.CAP_WRITE))
 }
