@@ -25,7 +25,7 @@ unit:
 test: deps
 	@.ci/test
 
-# Figures for the README, as ratios in one run.
+# Figures for docs/figures.md, as ratios in one run.
 bench: deps build
 	@.ci/bench
 
