@@ -31,6 +31,14 @@
 // for its end (Kill does not wait). Each vCPU has a goroutine of its own, locked
 // to a thread. Devices have theirs, which they start and wait for themselves.
 //
+// # The process of a machine
+//
+// To Go's scheduler a vCPU in the guest is a goroutine in a system call. While
+// none of GOMAXPROCS is idle, the runtime's monitor looks around every 20 µs, and
+// where processors are few each look takes a vCPU out of the guest: a machine
+// starts in twice the time. Have GOMAXPROCS at least two more than vCPUs, as
+// the worker has.
+//
 // # The contract of a device
 //
 // The machine calls a device's methods from its own goroutine only, never

@@ -14,6 +14,10 @@ import (
 // processor is emulated, and runs all of the guest's.
 const patience = 15 * time.Minute
 
+// most is how many processors a guest has at most here. Each more has the testbed's
+// one wait longer for the others, and sixteen did not get anywhere within minutes.
+const most = 6
+
 // holesDir is a directory whose files have holes punched: the testbed's tmpfs,
 // since UFS writes zeroes instead (fspacectl(2)).
 const holesDir = "/tmp"

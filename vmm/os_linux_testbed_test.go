@@ -14,3 +14,6 @@ const patience = 3 * time.Minute
 const holesDir = "/var/tmp"
 
 func tripleFaultsEnd() bool { return true }
+
+// most is how many processors a guest has at most here.
+const most = 16

@@ -206,11 +206,15 @@ func testLimit(args []string) time.Duration {
 	return d + grace
 }
 
+// procs is the GOMAXPROCS of programs inside, unless it is said: those of a host
+// of some processors, as package vmm advises for a machine's process.
+const procs = "8"
+
 // guestEnv is the environment inside: the one here, but for what describes
 // this machine.
 func guestEnv(env []string) []string {
 	const system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	out := []string{"HOME=/root", "SKEP_IN_TESTBED=1"}
+	out := []string{"GOMAXPROCS=" + procs, "HOME=/root", "SKEP_IN_TESTBED=1"}
 	path := "PATH=" + system
 	for _, kv := range env {
 		name, value, _ := strings.Cut(kv, "=")

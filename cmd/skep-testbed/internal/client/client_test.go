@@ -136,7 +136,10 @@ func TestSendFiles(t *testing.T) {
 }
 
 func TestEnvironmentInside(t *testing.T) {
-	got := guestEnv([]string{"A=b=c", "HOME=/home/x", "TMPDIR=/t", "PATH=/mine", FilesEnv + "=x"})
+	got := guestEnv([]string{"A=b=c", "HOME=/home/x", "TMPDIR=/t", "PATH=/mine", "GOMAXPROCS=3", FilesEnv + "=x"})
+	if i, j := slices.Index(got, "GOMAXPROCS="+procs), slices.Index(got, "GOMAXPROCS=3"); i < 0 || j < i {
+		t.Errorf("%q: the last GOMAXPROCS counts, and ours is to be a default", got)
+	}
 	for _, want := range []string{"A=b=c", "HOME=/root", "SKEP_IN_TESTBED=1"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%q lacks %s", got, want)
