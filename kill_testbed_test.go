@@ -10,7 +10,6 @@ import (
 	"io"
 	mrand "math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skepvm/skep/internal/testguest"
+	"github.com/skepvm/skep/internal/testseed"
 )
 
 // The disk of TestRealKill: parts that a goroutine each works on, and behind them
@@ -34,14 +34,7 @@ const (
 // of what came after the flush each sector is as it was before or as it should be.
 // SKEP_SEED repeats a sequence.
 func TestRealKill(t *testing.T) {
-	seed := mrand.Uint64()
-	if s := os.Getenv("SKEP_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SKEP_SEED=%d", seed)
+	seed := testseed.Get(t)
 	p := newPlace(t)
 	h := realHost(t, p)
 	s := tinySpec("vm1")

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/skepvm/skep/internal/testseed"
 )
 
 // smallPool is a pool with a file system, an encrypted one and a volume of few blocks, each with the snapshots a and b.
@@ -126,7 +128,7 @@ func content(t *testing.T, b []byte) map[string][32]byte {
 func TestRealCutKinds(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
-	rnd := random(t)
+	rnd := testseed.Rand(t)
 	p := smallPool(t, h)
 	q := testPool(t, h, 256*mib)
 	for _, tc := range []struct {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skepvm/skep/internal/testseed"
 	"github.com/skepvm/skep/zfs/internal/zcmd"
 	"github.com/skepvm/skep/zfs/nvlist"
 )
@@ -27,7 +28,7 @@ import (
 func TestRealRandom(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
-	rnd := random(t)
+	rnd := testseed.Rand(t)
 	dir := filepath.Dir(files(t, 1, 0)[0])
 	cache := filepath.Join(dir, "cache")
 	// FreeBSD's kernel keeps no cache file in a directory of UFS that is not on disk

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/skepvm/skep/internal/testseed"
 )
 
 // streamPool is a pool with a volume and a file system that have data and two snapshots each.
@@ -277,7 +279,7 @@ func sameFiles(t *testing.T, a, b string) {
 func TestRealCut(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()
-	rnd := random(t)
+	rnd := testseed.Rand(t)
 	p, q := streamPool(t, h), testPool(t, h, 512*mib)
 	at := "/var/tmp/mnt-" + q + "-at"
 	t.Cleanup(func() { _ = os.Remove(at) })

@@ -52,9 +52,15 @@ func disks(context.Context, *guest, []string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// direct opens a disk past the page cache.
-func direct(name string, mode int) (*os.File, error) {
-	return os.OpenFile("/dev/"+strings.TrimPrefix(name, "/dev/"), mode|unix.O_DIRECT, 0)
+// withDisk opens a disk past the page cache for what f does with it.
+func withDisk(name string, mode int, f func(*planDisk) (string, error)) (string, error) {
+	file, err := os.OpenFile("/dev/"+strings.TrimPrefix(name, "/dev/"), mode|unix.O_DIRECT, 0)
+	if err != nil {
+		return "", err
+	}
+	d := &planDisk{File: file}
+	defer d.free()
+	return f(d)
 }
 
 // aligned returns memory that O_DIRECT takes.
@@ -69,31 +75,22 @@ func diskWrite(last func(*os.File) error) func(context.Context, *guest, []string
 		if err != nil {
 			return "", err
 		}
-		f, err := direct(a[0], os.O_WRONLY)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		buf, err := aligned(chunk)
-		if err != nil {
-			return "", err
-		}
-		defer unix.Munmap(buf)
-		sum, err := writePattern(f, buf, n[0], n[1], n[2])
-		if err == nil && last != nil {
-			err = last(f)
-		}
-		return sum.String(), err
+		return withDisk(a[0], os.O_WRONLY, func(d *planDisk) (string, error) {
+			buf, err := d.Buffer(chunk)
+			if err != nil {
+				return "", err
+			}
+			sum, err := writePattern(d.File, buf, n[0], n[1], n[2])
+			if err == nil && last != nil {
+				err = last(d.File)
+			}
+			return sum.String(), err
+		})
 	}
 }
 
 func diskFlush(_ context.Context, _ *guest, a []string) (string, error) {
-	f, err := direct(a[0], os.O_WRONLY)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	return "", f.Sync()
+	return withDisk(a[0], os.O_WRONLY, func(d *planDisk) (string, error) { return "", d.Sync() })
 }
 
 // writePattern writes the Pattern in pieces of buf.
@@ -127,18 +124,14 @@ func diskSum(_ context.Context, _ *guest, a []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := direct(a[0], os.O_RDONLY)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	buf, err := aligned(chunk)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Munmap(buf)
-	sum, err := readSum(f, buf, n[0], n[1])
-	return sum.String(), err
+	return withDisk(a[0], os.O_RDONLY, func(d *planDisk) (string, error) {
+		buf, err := d.Buffer(chunk)
+		if err != nil {
+			return "", err
+		}
+		sum, err := readSum(d.File, buf, n[0], n[1])
+		return sum.String(), err
+	})
 }
 
 func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
@@ -150,22 +143,17 @@ func diskBench(_ context.Context, _ *guest, a []string) (string, error) {
 	if strings.HasSuffix(a[1], "write") {
 		mode = os.O_WRONLY
 	}
-	f, err := direct(a[0], mode)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err != nil {
-		return "", err
-	}
-	load, err := testguest.ParseDiskLoad(size, a[1], n[0], n[1])
-	if err != nil {
-		return "", err
-	}
-	d := &planDisk{File: f}
-	defer d.free()
-	return testguest.BenchDisk(d, load, time.Duration(n[2])*time.Second)
+	return withDisk(a[0], mode, func(d *planDisk) (string, error) {
+		size, err := d.Seek(0, 2)
+		if err != nil {
+			return "", err
+		}
+		load, err := testguest.ParseDiskLoad(size, a[1], n[0], n[1])
+		if err != nil {
+			return "", err
+		}
+		return testguest.BenchDisk(d, load, time.Duration(n[2])*time.Second)
+	})
 }
 
 func diskRange(request uint) func(context.Context, *guest, []string) (string, error) {
@@ -174,12 +162,9 @@ func diskRange(request uint) func(context.Context, *guest, []string) (string, er
 		if err != nil {
 			return "", err
 		}
-		f, err := direct(a[0], os.O_RDWR)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		return "", ioctlRange(f, request, n[0], n[1])
+		return withDisk(a[0], os.O_RDWR, func(d *planDisk) (string, error) {
+			return "", ioctlRange(d.File, request, n[0], n[1])
+		})
 	}
 }
 
@@ -193,16 +178,11 @@ func diskVerify(_ context.Context, _ *guest, a []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := direct(a[0], os.O_RDWR)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	d := &planDisk{File: f}
-	defer d.free()
 	p := testguest.Plan{Offset: int64(n[0]), Length: int64(n[1]), Writers: int(n[2]), Requests: int(n[3]), Seed: n[4]}
-	done, err := p.Run(d)
-	return done.String(), err
+	return withDisk(a[0], os.O_RDWR, func(d *planDisk) (string, error) {
+		done, err := p.Run(d)
+		return done.String(), err
+	})
 }
 
 // planDisk is a disk past the page cache.
@@ -223,6 +203,7 @@ func (d *planDisk) Buffer(n int) ([]byte, error) {
 }
 
 func (d *planDisk) free() {
+	d.Close()
 	for _, p := range d.bufs {
 		_ = unix.Munmap(p)
 	}

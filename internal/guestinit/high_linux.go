@@ -84,23 +84,20 @@ func diskHigh(_ context.Context, _ *guest, a []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := direct(a[0], os.O_RDWR)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	buf, at, free, err := high(chunk)
-	if err != nil {
-		return "", err
-	}
-	defer free()
-	wrote, err := writePattern(f, buf, n[0], n[1], n[2])
-	if err == nil {
-		err = f.Sync()
-	}
-	if err != nil {
-		return "", err
-	}
-	read, err := readSum(f, buf, n[0], n[1])
-	return fmt.Sprintf("%s %s %d", wrote, read, at), err
+	return withDisk(a[0], os.O_RDWR, func(d *planDisk) (string, error) {
+		buf, at, free, err := high(chunk)
+		if err != nil {
+			return "", err
+		}
+		defer free()
+		wrote, err := writePattern(d.File, buf, n[0], n[1], n[2])
+		if err == nil {
+			err = d.Sync()
+		}
+		if err != nil {
+			return "", err
+		}
+		read, err := readSum(d.File, buf, n[0], n[1])
+		return fmt.Sprintf("%s %s %d", wrote, read, at), err
+	})
 }

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/skepvm/skep/internal/testseed"
 	vnet "github.com/skepvm/skep/vmm/virtio/net"
 	vt "github.com/skepvm/skep/vmm/virtio/virtiotest"
 )
@@ -34,14 +34,7 @@ func TestMillionFrames(t *testing.T) {
 	if (raceEnabled || testing.Short()) && os.Getenv("SKEP_SOAK") == "" {
 		frames = 50_000
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SKEP_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SKEP_SEED=%d", seed)
+	seed := testseed.Get(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	pool := make([]byte, 1<<20)
 	for i := 0; i < len(pool); i += 8 {
