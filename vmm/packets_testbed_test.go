@@ -19,13 +19,20 @@ import (
 	"github.com/skepvm/skep/vmm"
 )
 
+// shapes are what a round of TestPackets takes in turn: the MTU, and how many
+// segments TCP gives an interface at once. With one it leaves it nothing to do but
+// the checksum, and each is a frame.
+var shapes = []struct{ mtu, segments int }{
+	{1500, 1}, {1500, 65535}, {576, 1}, {1280, 3}, {1500, 1}, {900, 7},
+}
+
 // TestPackets has datagrams of all sizes, whole and in fragments, cross the network
-// device both ways while TCP does too, with what it offloads: every byte is
-// compared. SKEP_SOAK has a million frames go each way.
+// device both ways while TCP does too, with much or little that it offloads: every
+// byte is compared. SKEP_SOAK has a million frames go each way.
 func TestPackets(t *testing.T) {
-	frames, limit := uint64(2000), 10*time.Minute
+	frames, stream, limit := uint64(4000), uint64(256<<10), 10*time.Minute
 	if os.Getenv("SKEP_SOAK") != "" {
-		frames, limit = 1_000_000, 6*time.Hour
+		frames, stream, limit = 1_000_000, 2<<20, 6*time.Hour
 	}
 	g := start(t, vmm.Config{CPUs: 2, NICs: []vmm.NIC{{Tap: testnet.Tap(t, "pk0", "10.76.1.1/24"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}}})
 	nic, _, _ := strings.Cut(g.do("nets"), ":")
@@ -34,6 +41,7 @@ func TestPackets(t *testing.T) {
 	g.do("net-up", nic, "10.76.1.2/24")
 	g.do("udp-serve", "7")
 	g.do("tcp-serve", "5001")
+	server := testnet.Serve(t, "10.76.1.1:0")
 	echo, err := net.ListenPacket("udp", "10.76.1.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -47,8 +55,8 @@ func TestPackets(t *testing.T) {
 	begin, told := time.Now(), uint64(0)
 	for round := uint64(0); ; round++ {
 		n := g.m.Stats().NICs[0]
-		if n.RxFrames >= frames && n.TxFrames >= frames {
-			t.Logf("%d frames to the guest and %d from it in %v, %d dropped", n.RxFrames, n.TxFrames, time.Since(begin).Round(time.Second), n.RxDropped)
+		if n.RxFrames >= frames && n.TxFrames >= frames && round >= uint64(len(shapes)) {
+			t.Logf("%d frames to the guest and %d from it in %v, %d rounds, %d dropped", n.RxFrames, n.TxFrames, time.Since(begin).Round(time.Second), round, n.RxDropped)
 			break
 		}
 		if done := min(n.RxFrames, n.TxFrames); done >= told+frames/100 {
@@ -58,7 +66,11 @@ func TestPackets(t *testing.T) {
 		if err := ctx.Err(); err != nil {
 			t.Fatalf("%d frames to the guest, %d from it: %v", n.RxFrames, n.TxFrames, err)
 		}
-		const count = 1000
+		shape := shapes[round%uint64(len(shapes))]
+		g.do("net-shape", nic, fmt.Sprint(shape.mtu), fmt.Sprint(shape.segments))
+		testnet.Segments(t, "pk0", shape.segments)
+		const count = 100
+		length := stream + 8*round
 		var sides sync.WaitGroup
 		sides.Go(func() {
 			if lost, err := testguest.PlayUDP("10.76.1.2:7", count, round); err != nil {
@@ -75,8 +87,14 @@ func TestPackets(t *testing.T) {
 			}
 		})
 		sides.Go(func() {
-			if theirs, ours, _, err := testguest.SendTCP("10.76.1.2:5001", 1<<20+8*round, round); err != nil || theirs != ours {
-				t.Errorf("TCP: the guest has %s, sent was %s: %v", theirs, ours, err)
+			if theirs, ours, _, err := testguest.SendTCP("10.76.1.2:5001", length, round); err != nil || theirs != ours {
+				t.Errorf("TCP to the guest: it has %s, sent was %s: %v", theirs, ours, err)
+			}
+		})
+		sides.Go(func() {
+			out, err := g.Do(ctx, "tcp-send", server, fmt.Sprint(length), fmt.Sprint(round))
+			if f := strings.Fields(out); err != nil || len(f) != 3 || f[0] != f[1] {
+				t.Errorf("TCP from the guest: %s: %v", out, err)
 			}
 		})
 		sides.Wait()

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -301,6 +302,7 @@ func reportTests(args []string) error {
 	title := fs.String("title", "test", "what is shown before each package")
 	path := fs.String("totals", "", "the `file` that keeps totals over several runs")
 	failed := fs.Bool("failed", false, "count a failure instead of reading")
+	again := fs.String("again", "", "write what failed and may run once more to `file`, and do not count it")
 	summary := fs.Bool("summary", false, "print the totals instead of reading; fail if anything did")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -324,6 +326,12 @@ func reportTests(args []string) error {
 		totals.Fail(*title)
 	default:
 		if err := totals.Run(os.Stdin, os.Stdout, *title); err != nil {
+			return err
+		}
+	}
+	if *again != "" {
+		tests := totals.Again()
+		if err := os.WriteFile(*again, []byte(strings.Join(tests, "\n")), 0o600); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 var netCommands = map[string]handler{
 	"nets":      {0, nets},
 	"net-up":    {2, netUp},
+	"net-shape": {3, netShape},
 	"tcp-serve": {1, tcpServe},
 	"tcp-send":  {3, tcpSend},
 	"tcp-rr":    {3, tcpRoundTrips},
@@ -68,6 +69,21 @@ func netUp(_ context.Context, _ *guest, a []string) (string, error) {
 		return "", fmt.Errorf("bad gateway %q", a[2])
 	}
 	return "", netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw})
+}
+
+func netShape(_ context.Context, _ *guest, a []string) (string, error) {
+	n, err := testguest.Numbers(a[1:3])
+	if err != nil {
+		return "", err
+	}
+	link, err := netlink.LinkByName(a[0])
+	if err != nil {
+		return "", err
+	}
+	if err := netlink.LinkSetMTU(link, int(n[0])); err != nil {
+		return "", err
+	}
+	return "", netlink.LinkSetGSOMaxSegs(link, int(n[1]))
 }
 
 func tcpServe(_ context.Context, g *guest, a []string) (string, error) {

@@ -40,6 +40,7 @@
 //	disk-verify DEV OFFSET LENGTH WRITERS REQUESTS SEED   plays a Plan; its PlanCounts
 //	nets                                      name:MAC:MTU ...
 //	net-up DEV ADDRESS/PREFIX [GATEWAY]
+//	net-shape DEV MTU SEGMENTS                and how many segments TCP gives the device at once, at most
 //	tcp-serve PORT                            answers until the guest ends (see tcp-send, tcp-rr)
 //	tcp-send ADDRESS:PORT BYTES SEED          the receiver's Sum of the Pattern, ours, nanoseconds
 //	tcp-rr ADDRESS:PORT ROUNDS SIZE           nanoseconds for all round trips

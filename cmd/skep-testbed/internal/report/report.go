@@ -19,6 +19,37 @@ import (
 type Totals struct {
 	Passed, Failed, Skipped int
 	Failures                []string
+
+	ended []ended
+	cut   bool // a package ended otherwise than by its tests
+}
+
+// ended is a test that passed or failed.
+type ended struct {
+	test   string
+	failed bool
+}
+
+// Again takes the tests that failed out of the counts of a run of one package, with
+// what their subtests passed, and returns their names: they may run once more.
+// Where not all has run, by a crash or a limit, it returns none and changes nothing.
+func (t *Totals) Again() (tests []string) {
+	if t.cut {
+		return nil
+	}
+	top := func(e ended) string { name, _, _ := strings.Cut(e.test, "/"); return name }
+	for _, e := range t.ended {
+		if e.failed && !slices.Contains(tests, top(e)) {
+			tests = append(tests, top(e))
+		}
+	}
+	for _, e := range t.ended {
+		if !e.failed && slices.Contains(tests, top(e)) {
+			t.Passed--
+		}
+	}
+	t.Failed, t.Failures = 0, nil
+	return tests
 }
 
 // Load reads totals; a missing or empty file holds none.
@@ -147,6 +178,7 @@ func (t *Totals) line(line string, w io.Writer, title string, pkgs map[string]*p
 		switch {
 		case e.Test == "" && e.Action == "fail":
 			// It did not build, crashed or ran out of time: what ran then says why.
+			t.cut = t.cut || len(p.running) > 0 || p.failed == 0
 			for i := len(p.running) - 1; i >= 0; i-- {
 				p.failed++
 				show(p.running[i])
@@ -163,11 +195,13 @@ func (t *Totals) line(line string, w io.Writer, title string, pkgs map[string]*p
 			}
 		case e.Action == "fail":
 			p.failed++
+			t.ended = append(t.ended, ended{e.Test, true})
 			t.Fail(title + ": " + e.Package + " " + e.Test + cause(p.output[e.Test]))
 			show(e.Test)
 		case e.Action == "pass":
 			p.passed++
 			t.Passed++
+			t.ended = append(t.ended, ended{e.Test, false})
 		case e.Test != "":
 			t.Skipped++
 			show(e.Test) // a skipped test must not look like one that passed

@@ -77,3 +77,41 @@ func TestRun(t *testing.T) {
 		}
 	}
 }
+
+func TestAgain(t *testing.T) {
+	const run = `{"Action":"run","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"run","Package":"p","Test":"TestB"}
+{"Action":"run","Package":"p","Test":"TestB/good"}
+{"Action":"pass","Package":"p","Test":"TestB/good"}
+{"Action":"run","Package":"p","Test":"TestB/bad"}
+{"Action":"fail","Package":"p","Test":"TestB/bad"}
+{"Action":"fail","Package":"p","Test":"TestB"}
+`
+	for name, c := range map[string]struct {
+		rest           string
+		again          string
+		passed, failed int
+	}{
+		"failed":  {`{"Action":"fail","Package":"p"}` + "\n", "TestB", 1, 0},
+		"crashed": {`{"Action":"run","Package":"p","Test":"TestC"}` + "\n" + `{"Action":"fail","Package":"p"}` + "\n", "", 2, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var totals Totals
+			var out strings.Builder
+			if err := totals.Run(strings.NewReader(run+c.rest), &out, "freebsd"); err != nil {
+				t.Fatal(err)
+			}
+			if again := strings.Join(totals.Again(), " "); again != c.again || totals.Passed != c.passed || totals.Failed != c.failed {
+				t.Errorf("again %q, then %+v", again, totals)
+			}
+		})
+	}
+	var passed Totals
+	if err := passed.Run(strings.NewReader(`{"Action":"pass","Package":"p","Test":"TestA"}`), &strings.Builder{}, "freebsd"); err != nil {
+		t.Fatal(err)
+	}
+	if again := passed.Again(); len(again) > 0 || passed.Passed != 1 {
+		t.Errorf("again %q, then %+v", again, passed)
+	}
+}
