@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/skepvm/skep/internal/worker"
 	"github.com/skepvm/skep/internal/worker/ctl"
@@ -157,7 +158,8 @@ func (g *fakeGuest) Input() io.Writer                      { return g.in }
 func (g *fakeGuest) Counters() map[string]uint64           { return map[string]uint64{"fake": 1} }
 func (g *fakeGuest) Close() error                          { return nil }
 
-// fakeNet keeps a tap as a file, which says whose it is.
+// fakeNet keeps a tap as a file, which says whose it is. As FreeBSD's it does not go
+// while anybody has it open.
 type fakeNet struct{ dir string }
 
 func (n fakeNet) path(r *record) string       { return filepath.Join(n.dir, r.Tap) }
@@ -170,11 +172,25 @@ func (n fakeNet) openTap(ctx context.Context, r *record) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, err
+	}
 	_, err = f.WriteString(r.ID)
 	return f, err
 }
 func (n fakeNet) removeTap(ctx context.Context, r *record) error {
-	return ignoreNotExist(os.Remove(n.path(r)))
+	f, err := os.Open(n.path(r))
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer f.Close()
+	for range 500 {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			return os.Remove(n.path(r))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("tap %s is open: %w", r.Tap, err)
 }
 func (n fakeNet) sweep(ctx context.Context, known func(string) bool) error { return nil }
 func (n fakeNet) close() error                                             { return nil }

@@ -56,6 +56,12 @@ func realConfig(t testing.TB, p place) Config {
     kernel: {source: `+guest.Kernel+`}
     initrd: {source: `+guest.Initrd+`}
     cmdline: "`+testguest.Cmdline(testguest.Serial)+`"
+  - name: broken
+    source: `+tiny+`
+    format: raw
+    os: linux
+    kernel: {source: `+tiny+`}
+    cmdline: none
   - name: tiny-cloud
     source: `+tiny+`
     format: raw
@@ -223,6 +229,28 @@ func TestRealLife(t *testing.T) {
 		state(t, m, StateStopped, "ended by force: by request")
 	}
 	if err := m.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	leftovers(t, h, p)
+}
+
+// TestRealStartFails: a worker that ends before its guest runs leaves nothing, the
+// tap that it had included, and others are not kept from starting.
+func TestRealStartFails(t *testing.T) {
+	p := newPlace(t)
+	h := realHost(t, p)
+	s := tinySpec("vm1")
+	s.Image = "broken"
+	m, err := h.Create(t.Context(), s)
+	if err == nil {
+		err = m.Wait(bounded(t, 2*time.Minute))
+	}
+	if err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a machine without a kernel: %v", err)
+	}
+	t.Log(err)
+	good := create(t, h, tinySpec("vm2"))
+	if err := good.Destroy(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	leftovers(t, h, p)

@@ -107,7 +107,14 @@ func (m *Machine) start(ctx context.Context) error {
 			}
 			return err
 		},
-		undo: func(ctx context.Context) error { return m.unwire(ctx, r) },
+		undo: func(ctx context.Context) error {
+			// The worker is gone; FreeBSD waits for whoever else has the tap open.
+			if tap != nil {
+				tap.Close()
+				tap = nil
+			}
+			return m.unwire(ctx, r)
+		},
 	}, {
 		name: "start the worker",
 		do:   func(ctx context.Context) error { return m.spawn(ctx, l, tap) },
