@@ -31,6 +31,7 @@ type Host struct {
 	limits   *limits.Host
 	memLimit int64
 	fault    func(point string) // tests kill the process here
+	starting chan struct{}      // holds one for each machine that starts
 
 	ctx    context.Context // of background work; ends with Close
 	cancel context.CancelFunc
@@ -43,6 +44,11 @@ type Host struct {
 	failOrder []*Machine       // the oldest first
 	committed int64            // memory of machines that run or are about to
 }
+
+// minStarting is how many machines may start at a time on a host of few processors;
+// otherwise as many as it has. A worker has a minute to run its guest: of more at
+// once each would only take longer, and all might be too late.
+const minStarting = 2
 
 // maxFailed bounds how many failed Creates are remembered.
 const maxFailed = 1024
@@ -86,6 +92,7 @@ func open(ctx context.Context, cfg Config, p parts) (_ *Host, err error) {
 		fault:    p.fault,
 		machines: map[key]*Machine{},
 		failed:   map[key]*Machine{},
+		starting: make(chan struct{}, max(minStarting, runtime.NumCPU())),
 	}
 	if h.log == nil {
 		h.log = slog.Default()

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -653,6 +655,47 @@ func TestWatch(t *testing.T) {
 	cancel()
 	for e := range other {
 		t.Errorf("event of another namespace: %+v", e)
+	}
+}
+
+// TestStartsAtOnce: of many creates only so many are starting at a time, so that
+// none runs out of its minute for the others' sake.
+func TestStartsAtOnce(t *testing.T) {
+	p := newPlace(t)
+	var now, most atomic.Int32
+	h, err := open(t.Context(), p.config(), p.parts(func(point string) {
+		switch point {
+		case "before wire the network":
+			for n := now.Add(1); ; {
+				if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+					return
+				}
+			}
+		case "after record the run":
+			now.Add(-1)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	defer p.destroyAll(t, h)
+	limit := max(minStarting, runtime.NumCPU())
+	var wg sync.WaitGroup
+	for i := range 4 * limit {
+		wg.Go(func() {
+			m, err := h.Create(t.Context(), spec(fmt.Sprintf("vm%d", i)))
+			if err == nil {
+				err = m.Wait(t.Context())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := int(most.Load()); n == 0 || n > limit {
+		t.Errorf("%d started at a time, want 1 to %d", n, limit)
 	}
 }
 

@@ -89,6 +89,12 @@ func (m *Machine) startLocked(ctx context.Context) error {
 // operation lock is held.
 func (m *Machine) start(ctx context.Context) error {
 	h, r := m.h, m.record()
+	select {
+	case h.starting <- struct{}{}:
+		defer func() { <-h.starting }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	l := &live{began: r.Run.Began, done: make(chan struct{})}
 	var tap *os.File
 	defer func() {
