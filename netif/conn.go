@@ -99,9 +99,8 @@ func (c *Conn) ours(op, name string) (Interface, error) {
 // Destroy removes an interface that skep made; of a pair both ends go. Any
 // other is refused with ErrForeign, a missing one is ErrNotFound.
 //
-// FreeBSD waits until nobody has a tap open any more, in a system call that keeps
-// all other interfaces from being created and destroyed meanwhile: close its
-// file first.
+// FreeBSD's tap does not go while anybody has it open, which is waited for, but not
+// for longer than ten seconds: then it is ErrBusy.
 func (c *Conn) Destroy(name string) error {
 	if _, err := c.ours("destroy", name); err != nil {
 		return err

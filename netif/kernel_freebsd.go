@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,8 +74,26 @@ func nameText(n ifabi.Name) string {
 
 func request(name string) *ifabi.Ifreq { return &ifabi.Ifreq{Name: nameOf(name)} }
 
+// closePatience is how long destroy waits for whoever has a tap open: a worker that
+// ends, mostly.
+const closePatience = 10 * time.Second
+
+// destroy waits by itself: the kernel's own waiting for a tap to be closed has no
+// end, and nobody makes or destroys any interface meanwhile.
 func (k *freebsd) destroy(name string) error {
+	for end := time.Now().Add(closePatience); k.isOpen(name); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("it is still open: %w", unix.EBUSY)
+		}
+	}
 	return ioctl(k.inet, ifabi.SIOCIFDESTROY, request(name))
+}
+
+// isOpen says that some process has the tap open: its status has a line of who
+// opened it (if_tuntap.c). Other interfaces have none.
+func (k *freebsd) isOpen(name string) bool {
+	s := &ifabi.Ifstat{Name: nameOf(name)}
+	return ioctl(k.inet, ifabi.SIOCGIFSTATUS, s) == nil && bytes.Contains(s.ASCII[:], []byte("Opened by PID"))
 }
 
 func (k *freebsd) rename(from, to string) error {

@@ -6,6 +6,7 @@ package ifabi
 const (
 	SIOCIFCREATE2   = 0xc020697c
 	SIOCIFDESTROY   = 0x80206979
+	SIOCGIFSTATUS   = 0xc331693b
 	SIOCSIFNAME     = 0x80206928
 	SIOCSIFDESCR    = 0x80206929
 	SIOCGIFDESCR    = 0xc020692a
@@ -96,6 +97,12 @@ type IfreqBuffer struct {
 	Name   Name
 	Length uint64
 	Buffer *byte
+}
+
+// Ifstat is struct ifstat.
+type Ifstat struct {
+	Name  Name
+	ASCII [801]byte
 }
 
 // IfreqData is struct ifreq with ifr_data.
