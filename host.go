@@ -46,8 +46,8 @@ type Host struct {
 }
 
 // minStarting is how many machines may start at a time on a host of few processors;
-// otherwise as many as it has. A worker has a minute to run its guest: of more at
-// once each would only take longer, and all might be too late.
+// otherwise as many as it has. A worker has startPatience to run its guest: of more
+// at once each would only take longer, and all might be too late.
 const minStarting = 2
 
 // maxFailed bounds how many failed Creates are remembered.

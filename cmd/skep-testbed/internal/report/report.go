@@ -19,6 +19,7 @@ import (
 type Totals struct {
 	Passed, Failed, Skipped int
 	Failures                []string
+	Repeated                []string // failed, and ran once more
 
 	ended []ended
 	cut   bool // a package ended otherwise than by its tests
@@ -48,6 +49,7 @@ func (t *Totals) Again() (tests []string) {
 			t.Passed--
 		}
 	}
+	t.Repeated = append(t.Repeated, t.Failures...)
 	t.Failed, t.Failures = 0, nil
 	return tests
 }
@@ -87,6 +89,7 @@ func (t Totals) AddTo(path string) error {
 	sum.Failed += t.Failed
 	sum.Skipped += t.Skipped
 	sum.Failures = append(sum.Failures, t.Failures...)
+	sum.Repeated = append(sum.Repeated, t.Repeated...)
 	b, err := json.Marshal(sum)
 	if err != nil {
 		return err
@@ -103,12 +106,17 @@ func (t *Totals) Fail(what string) {
 
 // Summary prints what failed and, as the last line, the counts.
 func (t Totals) Summary(w io.Writer) {
-	if len(t.Failures) > 0 {
-		fmt.Fprintln(w, "failed:")
-		for _, f := range t.Failures {
+	list := func(title string, tests []string) {
+		if len(tests) == 0 {
+			return
+		}
+		fmt.Fprintln(w, title)
+		for _, f := range tests {
 			fmt.Fprintln(w, "  "+f)
 		}
 	}
+	list("failed, and ran again:", t.Repeated)
+	list("failed:", t.Failures)
 	if t.Skipped > 0 {
 		fmt.Fprintf(w, "%d skipped\n", t.Skipped)
 	}

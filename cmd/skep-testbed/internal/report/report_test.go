@@ -105,6 +105,10 @@ func TestAgain(t *testing.T) {
 			if again := strings.Join(totals.Again(), " "); again != c.again || totals.Passed != c.passed || totals.Failed != c.failed {
 				t.Errorf("again %q, then %+v", again, totals)
 			}
+			var sum strings.Builder
+			if totals.Summary(&sum); strings.Contains(sum.String(), "ran again:\n  freebsd: p TestB/bad") != (c.again != "") {
+				t.Errorf("summary:\n%s", sum.String())
+			}
 		})
 	}
 	var passed Totals
