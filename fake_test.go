@@ -77,6 +77,9 @@ func buildFake(cfg worker.Config, env worker.Env) (worker.Guest, error) {
 	if strings.Contains(cfg.Cmdline, "unbuildable") {
 		return nil, errors.New("the fake guest cannot be built")
 	}
+	if strings.Contains(cfg.Cmdline, "stalls") {
+		time.Sleep(time.Minute)
+	}
 	if strings.Contains(cfg.Cmdline, "panics") {
 		panic("the fake guest panics")
 	}
@@ -211,7 +214,7 @@ func (f *fakeImages) list(context.Context) ([]Image, error) {
 
 func (f *fakeImages) find(name string) (Image, error) {
 	switch name {
-	case "debian12", "broken", "unbuildable", "panics":
+	case "debian12", "broken", "unbuildable", "panics", "stalls":
 		return Image{Name: name, OS: "linux", Profile: name, User: "debian", MinDisk: fakeImageSize, MinMemory: 64 * MiB}, nil
 	}
 	return Image{}, fmt.Errorf("image %q: %w", name, ErrNotFound)

@@ -210,6 +210,61 @@ func TestStopOfADeafGuest(t *testing.T) {
 	p.destroyAll(t, h)
 }
 
+// A Start that waits for its turn, or for a worker that does not get to its guest,
+// ends when force is asked for.
+func TestStartIsCutShort(t *testing.T) {
+	p := newPlace(t)
+	spawned := make(chan struct{}, 1)
+	h, err := open(t.Context(), p.config(), p.parts(func(point string) {
+		if point == "before run the guest" {
+			spawned <- struct{}{}
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	s := spec("vm1")
+	s.Image, s.Stopped = "stalls", true
+	for what, end := range map[string]func(*Machine) error{
+		"stop":    func(m *Machine) error { return m.Stop(t.Context(), StopOptions{Force: true}) },
+		"destroy": func(m *Machine) error { return m.Destroy(t.Context()) },
+	} {
+		for _, turn := range []bool{false, true} {
+			m := create(t, h, s)
+			for range cap(h.starting) {
+				if !turn {
+					h.starting <- struct{}{}
+				}
+			}
+			started := make(chan error, 1)
+			go func() { started <- m.Start(t.Context()) }()
+			eventually(t, "it starts", func() bool { return m.Status().State == StateStarting })
+			if turn {
+				<-spawned
+			}
+			if err := end(m); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if err := <-started; !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stopped by force while it started") {
+				t.Errorf("%s: the start answered %v", what, err)
+			}
+			for len(h.starting) > 0 {
+				<-h.starting
+			}
+			if what == "stop" {
+				if s := m.Status(); s.State != StateStopped {
+					t.Errorf("it is %s: %s", s.State, s.Reason)
+				}
+				if err := m.Destroy(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	p.destroyAll(t, h)
+}
+
 func TestCreateThatFails(t *testing.T) {
 	p := newPlace(t)
 	h := p.open(t)

@@ -21,6 +21,8 @@ type Machine struct {
 	op chan struct{}
 	// hurry tells a patient Stop that somebody asked for force; of capacity 1.
 	hurry chan struct{}
+	// giveUp ends a Start under way; nil while there is none. Guarded by mu.
+	giveUp context.CancelCauseFunc
 	// made is closed when Create is over, well or not.
 	made   chan struct{}
 	cancel context.CancelCauseFunc // of Create; nil for a machine found in the store

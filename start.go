@@ -21,8 +21,10 @@ import (
 
 const (
 	// startPatience is how long a worker may take until its guest runs: memory
-	// is allocated and a kernel is loaded.
-	startPatience = 60 * time.Second
+	// is allocated and a kernel is loaded, which takes a fraction of a second. But
+	// FreeBSD's scheduler lets threads that sleep much go before those that compute:
+	// on a busy host of one slow processor a worker got 10 ms of it in a second.
+	startPatience = 2 * time.Minute
 	// endPatience is how long a worker may take to end after its last word, or
 	// after SIGKILL.
 	endPatience = 10 * time.Second
@@ -39,6 +41,9 @@ type live struct {
 	conn  *ctl.Conn               // the watch
 	stop  context.CancelCauseFunc // ends conn's context
 }
+
+// errCutShort is a Start's end by a Stop by force or a Destroy.
+var errCutShort = fmt.Errorf("%w: it was stopped by force while it started", ErrBusy)
 
 // Start starts the machine; one that runs already is left alone. A paused one
 // is ErrBusy.
@@ -68,11 +73,15 @@ func (m *Machine) startLocked(ctx context.Context) error {
 		return err
 	}
 	old := m.record()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	m.setGiveUp(giveUp)
+	defer m.setGiveUp(nil)
+	defer giveUp(nil)
 	err := m.update(ctx, func(r *record) {
 		r.State, r.Reason, r.Run = StateStarting, "", m.h.newRun(r.ID)
 	})
 	if err == nil {
-		err = m.start(ctx)
+		err = because(ctx, m.start(ctx))
 	}
 	if err != nil {
 		err = errors.Join(err, m.update(ctx, func(r *record) {
@@ -82,6 +91,12 @@ func (m *Machine) startLocked(ctx context.Context) error {
 		m.h.releaseMemory(m)
 	}
 	return err
+}
+
+func (m *Machine) setGiveUp(f context.CancelCauseFunc) {
+	m.mu.Lock()
+	m.giveUp = f
+	m.mu.Unlock()
 }
 
 // start runs a worker for a machine whose record says StateStarting. When it

@@ -33,7 +33,7 @@ const (
 
 // Stop presses the power button and waits until the guest is off, or ends it by
 // force as opts say. A machine that is stopped is left alone. A Stop by force
-// cuts short one that is patient.
+// cuts short one that is patient, and a Start under way, which answers ErrBusy.
 func (m *Machine) Stop(ctx context.Context, opts StopOptions) error {
 	if opts.Force {
 		m.hasten()
@@ -46,8 +46,15 @@ func (m *Machine) Stop(ctx context.Context, opts StopOptions) error {
 	return m.wrap("stop", m.stopLocked(ctx, opts))
 }
 
-// hasten makes a patient Stop that holds the machine use force.
+// hasten makes a patient Stop that holds the machine use force, and a Start that
+// holds it give up.
 func (m *Machine) hasten() {
+	m.mu.Lock()
+	giveUp := m.giveUp
+	m.mu.Unlock()
+	if giveUp != nil {
+		giveUp(errCutShort)
+	}
 	select {
 	case m.hurry <- struct{}{}:
 	default:

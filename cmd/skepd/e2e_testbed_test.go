@@ -276,7 +276,7 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 	if slow > 1 && os.Getenv("SKEP_SOAK") == "" {
 		each = 5
 	}
-	const poll = 500 * time.Millisecond // of all of them together, on a busy host
+	const poll = slow * 500 * time.Millisecond // twenty and more that ask keep a slow host busy
 	d := startDaemon(t)
 	var ids [4]identity
 	for i := range ids {
@@ -291,19 +291,19 @@ func TestFiftyCreatesAtOnce(t *testing.T) {
 			g.Go(func() {
 				name := fmt.Sprintf("m%d", n)
 				ctx := context.Background()
-				for try := range slow * 120 {
+				for try := range 120 {
 					_, err := c.Create(ctx, wire.Create{Name: name, Image: "tiny", Memory: 96 << 20, Disk: 16 << 20, Keys: []string{ids[i].pub}})
 					if err == nil {
 						break
 					}
 					var ae *client.Error
-					if !asError(err, &ae) || ae.Status != http.StatusInsufficientStorage || try == slow*120-1 {
+					if !asError(err, &ae) || ae.Status != http.StatusInsufficientStorage || try == 119 {
 						errs <- err
 						return
 					}
 					time.Sleep(poll) // the host is full until others are destroyed
 				}
-				for range slow * 240 {
+				for range 240 {
 					m, err := c.Machine(ctx, name)
 					if err != nil {
 						errs <- err

@@ -35,8 +35,12 @@ var freebsdModules = []string{
 }
 
 const (
-	espSize     = 64 << 20
-	ufsSize     = 6 << 30
+	espSize = 64 << 20
+	ufsSize = 6 << 30
+	// freebsdConf is /boot/loader.conf. ULE lets whoever sleeps much go before whoever
+	// computes, always: on one emulated processor the start of a program is computing
+	// enough to stand still for minutes while others wake. With interact, whose name
+	// 15 has changed, all share it.
 	freebsdConf = `autoboot_delay="-1"
 beastie_disable="YES"
 loader_logo="none"
@@ -45,6 +49,8 @@ boot_serial="YES"
 vfs.root.mountfrom="ufs:/dev/vtbd0p2"
 vfs.root.mountfrom.options="ro"
 kern.racct.enable="1"
+kern.sched.interact="0"
+kern.sched.ule.interact="0"
 hw.vmm.maxcpu="16"
 vfs.zfs.bclone_enabled="1"
 hw.memtest.tests="0"
