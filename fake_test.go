@@ -27,6 +27,8 @@ import (
 func TestMain(m *testing.M) {
 	builds := map[string]worker.Build{"fake": buildFake, "probing": buildProbing}
 	if len(os.Args) >= 3 && builds[os.Args[1]] != nil && os.Args[2] == worker.Arg {
+		// A worker outlives who started it: a test run that is killed leaves none.
+		time.AfterFunc(20*time.Minute, func() { os.Exit(4) })
 		os.Exit(worker.Main(builds[os.Args[1]], slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	}
 	MaybeWorker()

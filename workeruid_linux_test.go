@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/skepvm/skep/internal/worker"
 )
 
 // Each worker is a user of its own, whoever else has the same base and address.
@@ -85,4 +87,19 @@ func uidOf(t *testing.T, pid int) string {
 	}
 	t.Fatalf("process %d has no user", pid)
 	return ""
+}
+
+// ps(1) tells a worker from other programs, though it is started as /proc/self/exe.
+func TestWorkerIsNamed(t *testing.T) {
+	p := newPlace(t)
+	h := p.open(t)
+	create(t, h, spec("vm1"))
+	pids := workersIn(p.dir)
+	if len(pids) != 1 {
+		t.Fatalf("workers %v, want one", pids)
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pids[0])); err != nil || string(b) != worker.Arg+"\n" {
+		t.Errorf("the worker is called %q (%v)", b, err)
+	}
+	p.destroyAll(t, h)
 }

@@ -31,6 +31,7 @@ const (
 
 // Main is the worker's life. It answers the process's exit status.
 func Main(build Build, log *slog.Logger) int {
+	nameProcess(Arg)
 	in := os.NewFile(configFile, "configuration")
 	cfg, err := readConfig(in)
 	if err != nil {

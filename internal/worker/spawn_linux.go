@@ -9,6 +9,10 @@ import (
 	"github.com/skepvm/skep/internal/sandbox"
 )
 
+// nameProcess gives ps(1) and systemd's log a better name than that of
+// /proc/self/exe, which is "exe": proc_pid_comm(5). One that cannot stays nameless.
+func nameProcess(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0) }
+
 func sysProcAttr(cfg Config, group *os.File) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true}
 	if cfg.Sandbox {
