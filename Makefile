@@ -55,11 +55,15 @@ install-files:
 	"$(BIN)/skep" completion bash > "$(D)/share/bash-completion/completions/skep"
 	"$(BIN)/skep" completion zsh > "$(D)/share/zsh/site-functions/_skep"
 	"$(BIN)/skep" completion fish > "$(D)/share/fish/vendor_completions.d/skep.fish"
-	install -m 0644 dist/skepd.yaml dist/images.yaml "$(D)/share/examples/skep"
 	case "$(INSTALL_OS)" in \
-	FreeBSD) from=skepd.rc.in to=etc/rc.d/skepd mode=0755 ;; \
-	*) from=skepd.service.in to=lib/systemd/system/skepd.service mode=0644 ;; \
+	FreeBSD) from=skepd.rc.in to=etc/rc.d/skepd mode=0755 \
+		paths='s|/etc/skep|/usr/local/etc/skep|g; s|/var/lib/|/var/db/|g; s|/run/skep|/var/run/skep|g' ;; \
+	*) from=skepd.service.in to=lib/systemd/system/skepd.service mode=0644 paths= ;; \
 	esac && \
+	for f in skepd.yaml images.yaml; do \
+		sed "$$paths" "dist/$$f" > "$(D)/share/examples/skep/$$f" && \
+		chmod 0644 "$(D)/share/examples/skep/$$f" || exit 1; \
+	done && \
 	install -d "$(D)/$${to%/*}" && \
 	sed 's|@PREFIX@|$(PREFIX)|g' "dist/$$from" > "$(D)/$$to" && \
 	chmod "$$mode" "$(D)/$$to"

@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	defaultConfig    = "/etc/skep/skepd.yaml"
-	defaultCatalogue = "/etc/skep/images.yaml"
-	defaultStore     = "dir:/var/lib/skep"
+	defaultConfig    = configDir + "/skepd.yaml"
+	defaultCatalogue = configDir + "/images.yaml"
+	defaultStore     = "dir:" + stateDir
 	defaultListen    = "127.0.0.1:8080"
 )
 

@@ -64,6 +64,16 @@ func TestInstall(t *testing.T) {
 			} {
 				checkFile(t, filepath.Join(dest, c.prefix, name), mode)
 			}
+			for _, name := range []string{"skepd.yaml", "images.yaml"} {
+				example := checkFile(t, filepath.Join(dest, c.prefix, "share/examples/skep", name), 0o644)
+				want, never := "# /etc/skep/"+name, "/var/db/"
+				if c.os == "FreeBSD" {
+					want, never = "# /usr/local/etc/skep/"+name, "/var/lib/"
+				}
+				if !strings.HasPrefix(example, want) || strings.Contains(example, never) {
+					t.Errorf("%s has another system's paths:\n%s", name, example)
+				}
+			}
 		})
 	}
 }
