@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -134,6 +135,7 @@ type event struct {
 const (
 	maxOutput = 256 << 10
 	maxCause  = 300
+	long      = 30 // seconds; a test that takes longer is told of when it ends
 )
 
 // pkg is what one run has told so far of one package.
@@ -210,6 +212,9 @@ func (t *Totals) line(line string, w io.Writer, title string, pkgs map[string]*p
 			p.passed++
 			t.Passed++
 			t.ended = append(t.ended, ended{e.Test, false})
+			if e.Elapsed >= long {
+				fmt.Fprintf(w, "%s: %s %s passed, %.0fs\n", title, path.Base(e.Package), e.Test, e.Elapsed)
+			}
 		case e.Test != "":
 			t.Skipped++
 			show(e.Test) // a skipped test must not look like one that passed

@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 
 func TestAgain(t *testing.T) {
 	const run = `{"Action":"run","Package":"p","Test":"TestA"}
-{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p","Test":"TestA","Elapsed":31.5}
 {"Action":"run","Package":"p","Test":"TestB"}
 {"Action":"run","Package":"p","Test":"TestB/good"}
 {"Action":"pass","Package":"p","Test":"TestB/good"}
@@ -101,6 +101,9 @@ func TestAgain(t *testing.T) {
 			var out strings.Builder
 			if err := totals.Run(strings.NewReader(run+c.rest), &out, "freebsd"); err != nil {
 				t.Fatal(err)
+			}
+			if want := "freebsd: p TestA passed, 32s\n"; strings.Count(out.String(), " passed, ") != 2 || !strings.Contains(out.String(), want) {
+				t.Errorf("output lacks %q, or has more:\n%s", want, out.String())
 			}
 			if again := strings.Join(totals.Again(), " "); again != c.again || totals.Passed != c.passed || totals.Failed != c.failed {
 				t.Errorf("again %q, then %+v", again, totals)
