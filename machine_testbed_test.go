@@ -5,6 +5,7 @@
 package skep
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
@@ -57,6 +58,9 @@ func login(m *Machine, key ssh.Signer, patience time.Duration) (*ssh.Client, err
 		c, err := ssh.Dial("tcp", addr, cfg)
 		if err == nil {
 			return c, nil
+		}
+		if log, lerr := m.ConsoleLog(context.Background()); lerr == nil && strings.Contains(string(log), "end Kernel panic") {
+			return nil, fmt.Errorf("ssh to %s: the guest's kernel panicked: %w", addr, err)
 		}
 		if time.Now().After(end) {
 			return nil, fmt.Errorf("ssh to %s within %s: %w", addr, patience, err)

@@ -210,13 +210,13 @@ type guest struct {
 func (d *skepd) login(t *testing.T, c *client.Client, m wire.Machine, id identity) *guest {
 	t.Helper()
 	end := time.Now().Add(slow * 10 * time.Minute)
-	for {
+	for try := 1; ; try++ {
 		s, err := dialSSH(m.Address, m.User, id, 3*time.Second)
 		if err == nil {
 			d.logins = append(d.logins, s)
 			return &guest{t, s}
 		}
-		if time.Now().After(end) {
+		if time.Now().After(end) || try%20 == 0 && strings.Contains(consoleTail(c, m.Name), "end Kernel panic") {
 			t.Fatalf("no login to %s at %s: %v\nconsole:\n%s", m.Name, m.Address, err, consoleTail(c, m.Name))
 		}
 		time.Sleep(500 * time.Millisecond)

@@ -136,6 +136,12 @@ func TestCloudImageToSSH(t *testing.T) {
 		if b, err := cb.Create(t.Context(), wire.Create{Name: "vm1", Image: "debian12", Disk: 6 << 30, Memory: 512 << 20, Address: "10.177.0.77", UserData: userData}); err != nil || b.Name != "vm1" {
 			t.Fatal(b, err)
 		}
+		// Two at once are slow in emulation: the rest is about alice's.
+		defer func() {
+			if err := cb.Destroy(context.Background(), "vm1"); err != nil {
+				t.Error(err)
+			}
+		}()
 		mb := waitState(t, cb, "vm1", "running", time.Minute)
 		if mb.Address != "10.177.0.77" || mb.ID == m.ID || mb.MAC == m.MAC {
 			t.Errorf("not the address that was asked for, or something shared: %+v %+v", m, mb)
@@ -156,11 +162,7 @@ func TestCloudImageToSSH(t *testing.T) {
 		g.run("nohup python3 -m http.server -d /tmp 8000 >/dev/null 2>&1 &")
 		fetch := "import urllib.request,hashlib;print(hashlib.sha256(urllib.request.urlopen('http://" + m.Address + ":8000/r').read()).hexdigest())"
 		gb.expectExactly(`for i in $(seq 60); do python3 -c "`+fetch+`" 2>/dev/null && exit 0; sleep 1; done; exit 1`, sum)
-		// Two at once are slow in emulation: the rest is about alice's.
 		if _, err := cb.Stop(t.Context(), "vm1", client.StopOptions{Force: true}); err != nil {
-			t.Fatal(err)
-		}
-		if err := cb.Destroy(t.Context(), "vm1"); err != nil {
 			t.Fatal(err)
 		}
 	})

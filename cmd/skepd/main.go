@@ -40,7 +40,7 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 What the configuration file says a flag overrides; without either there are
 defaults for everything. Guests run on when skepd is stopped, killed or
 replaced.`,
-		Example: "  skepd --store " + defaultStore + " --listen " + defaultListen + "\n  skepd --config " + defaultConfig,
+		Example:           "  skepd --store " + defaultStore + " --listen " + defaultListen + "\n  skepd --config " + defaultConfig,
 		Version:           version(),
 		Args:              cobra.NoArgs,
 		SilenceUsage:      true,
