@@ -36,8 +36,12 @@ type answer struct {
 	err  error
 }
 
-// ErrGone says that the console was closed.
-var ErrGone = errors.New("the guest's console is closed")
+// ErrGone says that the console was closed, ErrPanic that the guest's kernel gave up:
+// what it had to answer it never will.
+var (
+	ErrGone  = errors.New("the guest's console is closed")
+	ErrPanic = errors.New("the guest's kernel panicked")
+)
 
 // NewClient reads the guest's console from out until it ends and writes
 // commands to in.
@@ -55,14 +59,19 @@ func (c *Client) read(out io.Reader) {
 		if err != nil {
 			c.mu.Lock()
 			c.err = fmt.Errorf("%w: %w", ErrGone, err)
-			for id, w := range c.waiting {
-				w <- answer{err: c.err}
-				delete(c.waiting, id)
-			}
+			c.abandon(c.err)
 			c.notify()
 			c.mu.Unlock()
 			return
 		}
+	}
+}
+
+// abandon fails all commands under way; the caller holds mu.
+func (c *Client) abandon(err error) {
+	for id, w := range c.waiting {
+		w <- answer{err: err}
+		delete(c.waiting, id)
 	}
 }
 
@@ -78,6 +87,9 @@ func (c *Client) line(line string) {
 	c.transcript = append(c.transcript, line...)
 	if n := len(c.transcript) - maxTranscript; n > 0 {
 		c.transcript = c.transcript[:copy(c.transcript, c.transcript[n:])]
+	}
+	if strings.Contains(line, "Kernel panic - not syncing") {
+		c.abandon(fmt.Errorf("%w; console:\n%s", ErrPanic, strings.ReplaceAll(string(c.transcript), "\r", "")))
 	}
 	_, body, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "@@ ")
 	if !ok {

@@ -57,6 +57,13 @@ func TestClient(t *testing.T) {
 	if _, err := c.Do(short, "hang"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "a kernel's line") {
 		t.Errorf("hang: %v, want a deadline and the console", err)
 	}
+	panicked := make(chan error, 1)
+	go func() { _, err := c.Do(ctx, "hang"); panicked <- err }()
+	time.Sleep(20 * time.Millisecond)
+	fmt.Fprint(console, "[ 1.0] the cause\n[ 1.1] Kernel panic - not syncing: oops\n")
+	if err := <-panicked; !errors.Is(err, ErrPanic) || !strings.Contains(err.Error(), "the cause") {
+		t.Errorf("a command under way when the kernel panicked: %v", err)
+	}
 	gone := make(chan error, 1)
 	go func() { _, err := c.Do(ctx, "hang"); gone <- err }()
 	time.Sleep(20 * time.Millisecond)
