@@ -76,7 +76,7 @@ func (m *Machine) make(ctx context.Context, steps []step) {
 	h := m.h
 	err := h.run(ctx, steps[1:])
 	if err != nil {
-		err = errors.Join(because(ctx, err), h.undo(context.WithoutCancel(ctx), steps[:1]))
+		err = errors.Join(err, h.undo(context.WithoutCancel(ctx), steps[:1]))
 		m.unmade(err)
 		return
 	}
@@ -96,7 +96,7 @@ func (m *Machine) make(ctx context.Context, steps []step) {
 		err = m.start(ctx)
 	}
 	if err != nil {
-		err = errors.Join(because(ctx, err), m.unmake(context.WithoutCancel(ctx)))
+		err = errors.Join(err, m.unmake(context.WithoutCancel(ctx)))
 		m.unmade(err)
 		return
 	}

@@ -81,7 +81,7 @@ func (m *Machine) startLocked(ctx context.Context) error {
 		r.State, r.Reason, r.Run = StateStarting, "", m.h.newRun(r.ID)
 	})
 	if err == nil {
-		err = because(ctx, m.start(ctx))
+		err = m.start(ctx)
 	}
 	if err != nil {
 		err = errors.Join(err, m.update(ctx, func(r *record) {

@@ -22,9 +22,9 @@ type step struct {
 func (h *Host) run(ctx context.Context, steps []step) error {
 	for i, s := range steps {
 		h.fault("before " + s.name)
-		err := ctx.Err()
+		err := context.Cause(ctx)
 		if err == nil {
-			err = s.do(ctx)
+			err = because(ctx, s.do(ctx))
 		}
 		h.fault("after " + s.name)
 		if err != nil {

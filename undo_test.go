@@ -341,3 +341,22 @@ func TestAgain(t *testing.T) {
 	}
 	p.empty(t, h)
 }
+
+// An operation that was cut short says by whom, and what could not be undone as well.
+func TestRunThatIsCutShort(t *testing.T) {
+	h := newPlace(t).open(t)
+	defer h.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	left := errors.New("something is left")
+	err := h.run(ctx, []step{{
+		name: "wait",
+		do:   func(ctx context.Context) error { cancel(errCutShort); return ctx.Err() },
+		undo: func(context.Context) error { return left },
+	}})
+	if !errors.Is(err, errCutShort) || !errors.Is(err, left) {
+		t.Errorf("%v, want both", err)
+	}
+	if err := h.run(ctx, []step{{name: "never", do: func(context.Context) error { t.Error("it ran"); return nil }}}); !errors.Is(err, errCutShort) {
+		t.Errorf("a run that was cut short before: %v", err)
+	}
+}
